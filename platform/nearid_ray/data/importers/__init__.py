@@ -1,0 +1,1 @@
+"""Importers, one file a source: each lists its identities first and reads them one by one later."""

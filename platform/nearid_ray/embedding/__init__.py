@@ -1,0 +1,1 @@
+"""Token cache and pooled embeddings of a frozen backbone."""

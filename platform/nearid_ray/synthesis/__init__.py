@@ -1,0 +1,1 @@
+"""Synthesis of near-identity distractors: the work list, the engines, the pipeline."""
