@@ -1,0 +1,13 @@
+"""All tables of the contract by name."""
+
+from schemas.distractors import DISTRACTORS
+from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
+from schemas.evaluation import MARGINS, SIMILARITIES
+from schemas.fields import Table
+from schemas.rejected import REJECTED
+from schemas.tuples import TUPLES
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (TUPLES, DISTRACTORS, REJECTED, TOKENS_INDEX, EMBEDDINGS, SIMILARITIES, MARGINS)
+}

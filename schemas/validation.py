@@ -1,0 +1,156 @@
+"""Check a table or a written dataset against the contract and name every violation."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from schemas.fields import SCHEMA_VERSION, Table
+from schemas.tables import TABLES
+
+_EXAMPLES = 3
+"""How many offending rows a violation quotes."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing wrong: which column (empty for the table as a whole) and what, with examples."""
+
+    column: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.message}" if self.column else self.message
+
+
+def validate(
+    data: "pa.Table | pads.Dataset | str | Path",
+    table: Table | str | None = None,
+    *,
+    references: "Mapping[str, pa.Table | pads.Dataset | str | Path] | None" = None,
+) -> list[Violation]:
+    """Name every way in which `data` breaks the contract; an empty list means none.
+
+    `data` is a table, a `pyarrow.dataset`, or a folder with `data/*.parquet`, which is read in batches. `table` is the
+    contract's table, by default the one that the data's metadata names. `references` gives the datasets that this one
+    points to, by table name; references to tables not given are not checked.
+    """
+    source = _open(data)
+    metadata = {k.decode(): v.decode() for k, v in (source.schema.metadata or {}).items()}
+    if table is None:
+        name = metadata.get("nearid_table")
+        if name not in TABLES:
+            known = ", ".join(sorted(TABLES))
+            return [Violation("", f"the metadata names no table of the contract (found {name!r}); expected one of: {known}")]
+        table = TABLES[name]
+    elif isinstance(table, str):
+        table = TABLES[table]
+    found = list(_schema_violations(source.schema, table, metadata))
+    if not any(v.column for v in found):
+        found += _row_violations(source, table)
+        found += _reference_violations(source, table, references or {})
+    return found
+
+
+def _open(data: "pa.Table | pads.Dataset | str | Path") -> pads.Dataset:
+    if isinstance(data, pa.Table):
+        return pads.dataset(data)
+    if isinstance(data, pads.Dataset):
+        return data
+    folder = Path(data)
+    files = sorted(folder.glob("data/*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no data/*.parquet: expected the folder of a written dataset")
+    return pads.dataset([str(file) for file in files], format="parquet")
+
+
+def _schema_violations(schema: pa.Schema, table: Table, metadata: Mapping[str, str]) -> Iterator[Violation]:
+    version = metadata.get("nearid_schema_version")
+    if version != SCHEMA_VERSION:
+        yield Violation("", f"schema version {version!r}, expected {SCHEMA_VERSION!r}")
+    expected = table.schema
+    for name in expected.names:
+        places = schema.get_all_field_indices(name)
+        if not places:
+            yield Violation(name, f"missing column of type {expected.field(name).type}")
+        elif len(places) > 1:
+            yield Violation(name, f"the column stands {len(places)} times")
+        elif not _same_type(schema.field(places[0]).type, expected.field(name).type):
+            yield Violation(name, f"type {schema.field(places[0]).type}, expected {expected.field(name).type}")
+    for name in schema.names:
+        if name not in expected.names:
+            yield Violation(name, "unknown column")
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Equal up to nullability and metadata of nested fields, which Parquet readers rewrite."""
+    if pa.types.is_struct(found) and pa.types.is_struct(expected):
+        pairs = [(found.field(i), expected.field(i)) for i in range(min(found.num_fields, expected.num_fields))]
+        return found.num_fields == expected.num_fields and all(
+            f.name == e.name and _same_type(f.type, e.type) for f, e in pairs
+        )
+    if pa.types.is_list(found) and pa.types.is_list(expected):
+        return _same_type(found.value_type, expected.value_type)
+    return found.equals(expected)
+
+
+def _row_violations(source: pads.Dataset, table: Table) -> list[Violation]:
+    nulls: dict[str, int] = {}
+    odd: dict[str, dict[str, int]] = {}
+    seen: set[tuple] = set()
+    doubled: list[tuple] = []
+    required = [f.name for f in table.fields if not f.nullable]
+    columns = sorted({*required, *table.key, *(name.split(".")[0] for name in table.allowed)})
+    for batch in source.to_batches(columns=columns):
+        for name in required:
+            nulls[name] = nulls.get(name, 0) + batch.column(name).null_count
+        for name, allowed in table.allowed.items():
+            values = _values(batch, name)
+            bad = values.filter(pc.invert(pc.is_in(values, value_set=pa.array(allowed, values.type))))
+            for entry in bad.value_counts().to_pylist():
+                counts = odd.setdefault(name, {})
+                counts[str(entry["values"])] = counts.get(str(entry["values"]), 0) + entry["counts"]
+        for key in zip(*(batch.column(name).to_pylist() for name in table.key), strict=True):
+            doubled.append(key) if key in seen else seen.add(key)
+    found = [Violation(name, f"{count} null(s) in a column that allows none") for name, count in nulls.items() if count]
+    for name, counts in odd.items():
+        quoted = ", ".join(f"{value!r} ({count})" for value, count in list(counts.items())[:_EXAMPLES])
+        found.append(Violation(name, f"value(s) outside {', '.join(table.allowed[name])}: {quoted}"))
+    if doubled:
+        found.append(Violation(", ".join(table.key), f"{len(doubled)} duplicate key(s), e.g. {_quote(doubled)}"))
+    return found
+
+
+def _reference_violations(
+    source: pads.Dataset, table: Table, references: "Mapping[str, pa.Table | pads.Dataset | str | Path]"
+) -> Iterator[Violation]:
+    for reference in table.references:
+        if reference.target not in references:
+            continue
+        known = _keys(_open(references[reference.target]), reference.target_columns)
+        lost = sorted(_keys(source, reference.columns) - known)
+        if lost:
+            columns = ", ".join(reference.columns)
+            yield Violation(columns, f"{len(lost)} value(s) do not exist in {reference.target}, e.g. {_quote(lost)}")
+
+
+def _keys(source: pads.Dataset, columns: tuple[str, ...]) -> set[tuple]:
+    keys: set[tuple] = set()
+    for batch in source.to_batches(columns=sorted({name.split(".")[0] for name in columns})):
+        keys.update(zip(*(_values(batch, name).to_pylist() for name in columns), strict=True))
+    return keys
+
+
+def _values(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column, or with a dot in `name` a field of the structs in a list column, flattened."""
+    column, _, inner = name.partition(".")
+    values = batch.column(column)
+    return pc.struct_field(values.flatten(), inner) if inner else values
+
+
+def _quote(keys: Iterable[tuple]) -> str:
+    shown = [" / ".join(str(part) for part in key) for key in list(keys)[:_EXAMPLES]]
+    return "; ".join(shown)
