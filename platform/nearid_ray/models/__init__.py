@@ -1,0 +1,1 @@
+"""Backbones, the attention-pooling head and its checkpoints: plain PyTorch, no Ray."""
