@@ -1,0 +1,131 @@
+"""Plan, then run: the work list, cut into shards whose members and file names it fixes.
+
+A work list is a table with a unique `row_id`, one row an output. A plan adds the column `shard`. Plans are immutable: a
+later run adds a further plan file with the rows that no earlier plan has. A shard is done when its file is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearid_ray.data.store import Dataset, parquet_bytes
+from nearid_ray.errors import UsageError
+from nearid_ray.settings import dump_json, settings_digest
+from schemas import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All planned rows (with their `shard`), and the names of the shards whose file is missing."""
+
+    rows: pa.Table
+    pending: tuple[str, ...]
+
+    @property
+    def shard_names(self) -> list[str]:
+        return sorted(self.rows["shard"].unique().to_pylist())
+
+    def members(self, shard: str) -> pa.Table:
+        """The work rows of one shard, in their order."""
+        return self.rows.filter(pc.equal(self.rows["shard"], shard))
+
+
+def cut(work: pa.Table, rows_per_shard: int, generation: int, break_on: Sequence[str] = ()) -> pa.Table:
+    """`work` with the column `shard`: consecutive rows, at most `rows_per_shard` a shard.
+
+    A shard never spans two different values of the columns `break_on`. Names are `GENERATION-NUMBER`.
+    """
+    if rows_per_shard < 1:
+        raise UsageError(f"rows_per_shard is {rows_per_shard}; expected at least 1")
+    keys = list(zip(*(work[name].to_pylist() for name in break_on), strict=True)) if break_on else [()] * work.num_rows
+    names, number, filled = [], -1, rows_per_shard
+    for position in range(work.num_rows):
+        if filled == rows_per_shard or (position and keys[position] != keys[position - 1]):
+            number, filled = number + 1, 0
+        names.append(f"{generation:03d}-{number:06d}")
+        filled += 1
+    return work.append_column("shard", pa.array(names, pa.string()))
+
+
+def make_plan(
+    output: Dataset,
+    work: pa.Table,
+    *,
+    table: str,
+    content: dict[str, Any],
+    rows_per_shard: int,
+    break_on: Sequence[str] = (),
+) -> Plan:
+    """Plan the rows of `work` into `output`, on top of what is planned there.
+
+    `content` holds the settings that decide what the rows are; they are stored with the output, and an output that
+    exists with others is refused. Rows planned earlier keep their shards, also those that `work` no longer asks for.
+    Writes settings.json and, when there are new rows, one plan file.
+    """
+    ids = work["row_id"]
+    if len(ids) != len(ids.unique()):
+        counts = ids.value_counts()
+        twice = [entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1]
+        raise UsageError(f"the plan has {len(twice)} row id(s) more than once, e.g. {', '.join(twice[:3])}")
+    _check_content(output, table, content)
+    earlier = output.plans()
+    known = pa.concat_tables(earlier)["row_id"].unique() if earlier else pa.array([], pa.string())
+    new = work.filter(pc.invert(pc.is_in(ids, value_set=pa.array(known.to_pylist(), pa.string()))))
+    parts = list(earlier)
+    if new.num_rows:
+        planned = cut(new, rows_per_shard, len(earlier), break_on)
+        parts.append(planned)
+    if not parts:
+        raise UsageError(f"{output.location.uri}: nothing to do, the work list is empty")
+    _store_content(output, table, content)
+    if new.num_rows:
+        output.location.child("plan", f"{len(earlier):03d}.parquet").write_bytes(parquet_bytes(parts[-1]))
+    rows = pa.concat_tables(parts)
+    done = set(output.shards())
+    return Plan(rows, tuple(name for name in sorted(rows["shard"].unique().to_pylist()) if name not in done))
+
+
+def _check_content(output: Dataset, table: str, content: dict[str, Any]) -> None:
+    stored = output.settings()
+    where = output.location.uri
+    if stored is None:
+        if output.location.names() or output.shards():
+            raise UsageError(f"{where} is not empty and holds no dataset of this program; give a new or empty folder")
+        return
+    if stored.get("table") != table:
+        raise UsageError(f"{where} holds {stored.get('table')!r}, this job writes {table!r}; give another output")
+    if stored.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(f"{where} has schema version {stored.get('schema_version')}, this program writes {SCHEMA_VERSION}")
+    differing = differences(stored["content"], content)
+    if differing:
+        raise UsageError(
+            f"{where} exists with other settings:\n  "
+            + "\n  ".join(differing)
+            + "\nGive another output, or remove the folder to start again."
+        )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: old -> new` for every value in which two JSON-like dictionaries differ."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name}: there {before!r}, now {after!r}")
+    return lines
+
+
+def _store_content(output: Dataset, table: str, content: dict[str, Any]) -> None:
+    if output.settings() is None:
+        stored = {
+            "table": table,
+            "schema_version": SCHEMA_VERSION,
+            "content_digest": settings_digest(content),
+            "content": content,
+        }
+        output.location.child("settings.json").write_bytes(dump_json(stored))

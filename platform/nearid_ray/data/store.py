@@ -1,0 +1,204 @@
+"""Datasets by URI, local or S3, through pyarrow's file systems.
+
+A dataset is a folder: `data/*.parquet` (one file a shard), `plan/*.parquet` (the work lists), `settings.json`,
+`README.md` (card), `summary.json`, and what else a stage needs (`tokens/`). Every file appears whole or not at all.
+"""
+
+import errno
+import json
+import os
+import posixpath
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from nearid_ray.errors import UsageError
+
+_ROW_GROUP_BYTES = 64 << 20
+"""Row groups stay far below the 1 GB at which dataset viewers give up, and small enough to read one at a time."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in a file system: `uri` as a person writes it, `filesystem` and `path` as pyarrow wants them."""
+
+    uri: str
+    filesystem: pafs.FileSystem
+    path: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def child(self, *parts: str) -> "Location":
+        """The place `parts` below this one."""
+        return Location(posixpath.join(self.uri, *parts), self.filesystem, posixpath.join(self.path, *parts))
+
+    def exists(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
+
+    def names(self, suffix: str = "") -> list[str]:
+        """Sorted names of the files directly below that end in `suffix`; empty when there is no such folder."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        entries = self.filesystem.get_file_info(selector)
+        names = [e.base_name for e in entries if e.type == pafs.FileType.File]
+        return sorted(n for n in names if n.endswith(suffix) and not n.startswith("."))
+
+    def read_bytes(self) -> bytes:
+        with self.filesystem.open_input_file(self.path) as stream:
+            return stream.read()
+
+    def write_bytes(self, data: bytes | pa.Buffer) -> None:
+        """Make the file appear whole: temporary name, fsync and rename on disk; one completed upload on S3."""
+        if self.is_local:
+            _write_local(Path(self.path), data)
+        else:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(data)
+
+    def delete(self) -> None:
+        """Remove the file; nothing happens when there is none."""
+        if self.exists():
+            self.filesystem.delete_file(self.path)
+
+
+def locate(uri: str | Path) -> Location:
+    """The place a URI or path means: a local path, `file:///...`, or `s3://bucket/prefix`.
+
+    S3 endpoint and credentials come from the usual AWS variables and profiles (AWS_ENDPOINT_URL for other servers).
+    """
+    text = str(uri)
+    if not text.strip():
+        raise UsageError("an empty path was given; expected a local path or s3://bucket/prefix")
+    if "://" not in text:
+        path = os.path.abspath(os.path.expanduser(text))
+        return Location(path, pafs.LocalFileSystem(), path)
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix") from error
+    return Location(text.rstrip("/"), filesystem, path.rstrip("/"))
+
+
+def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"no space left to write {path}; free some and run the same command again") from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """The table as a Parquet file; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    rows_per_group = max(1, int(table.num_rows * _ROW_GROUP_BYTES / max(table.nbytes, 1)))
+    pq.write_table(table, sink, compression="zstd", compression_level=1, row_group_size=rows_per_group)
+    return sink.getvalue()
+
+
+class Dataset:
+    """A dataset folder at a URI; reading needs nothing but the folder."""
+
+    def __init__(self, uri: "str | Path | Location") -> None:
+        self.location = uri if isinstance(uri, Location) else locate(uri)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.location.uri!r})"
+
+    @classmethod
+    def open(cls, uri: "str | Path | Location", table: str | None = None) -> "Dataset":
+        """An existing dataset; UsageError when there is none, it holds no shard yet, or it holds another table."""
+        dataset = cls(uri)
+        where = dataset.location.uri
+        settings = dataset.settings()
+        if settings is None:
+            raise UsageError(f"{where}: no dataset here (no settings.json); give the output folder of a finished job")
+        if table is not None and settings.get("table") != table:
+            raise UsageError(f"{where} holds {settings.get('table')!r}; expected a dataset of {table!r}")
+        if not dataset.shards():
+            raise UsageError(f"{where}: the dataset has no finished shard yet; run the job that writes it first")
+        return dataset
+
+    def settings(self) -> dict[str, Any] | None:
+        """What settings.json says, or None where there is no such file."""
+        return self.read_json("settings.json")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        place = self.location.child(name)
+        return json.loads(place.read_bytes()) if place.exists() else None
+
+    def shard(self, name: str) -> Location:
+        return self.location.child("data", f"{name}.parquet")
+
+    def shards(self) -> list[str]:
+        """Names of the finished shards, sorted."""
+        return [name.removesuffix(".parquet") for name in self.location.child("data").names(".parquet")]
+
+    def missing_shards(self) -> list[str]:
+        """Names of shards that a plan has and that are not finished."""
+        done = set(self.shards())
+        planned = {name for table in self.plans() for name in table["shard"].unique().to_pylist()}
+        return sorted(planned - done)
+
+    def plans(self) -> list[pa.Table]:
+        """The work lists in the order in which they were made."""
+        folder = self.location.child("plan")
+        return [read_parquet(folder.child(name)) for name in folder.names(".parquet")]
+
+    def arrow(self) -> pads.Dataset:
+        """All finished shards as one pyarrow dataset."""
+        paths = [self.shard(name).path for name in self.shards()]
+        return pads.dataset(paths, filesystem=self.location.filesystem, format="parquet")
+
+    def read(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """Rows of all finished shards in the order of the shards' names."""
+        return self.arrow().to_table(columns=list(columns) if columns else None, filter=where)
+
+    def count_errors(self) -> tuple[int, int]:
+        """(rows, rows with a non-empty `error`)."""
+        errors = self.arrow().to_table(columns=["error"])["error"]
+        return len(errors), pc.sum(pc.not_equal(errors, "")).as_py() or 0
+
+
+def read_parquet(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file, whole."""
+    return pq.read_table(place.path, filesystem=place.filesystem, columns=list(columns) if columns else None)
+
+
+def read_rows(place: Location, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+    """The given rows of one Parquet file, in the given order; only their row groups are read."""
+    with place.filesystem.open_input_file(place.path) as stream:
+        file = pq.ParquetFile(stream)
+        starts, groups, position = [0], [], 0
+        for group in range(file.num_row_groups):
+            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+        if max(rows) >= starts[-1]:
+            raise IndexError(f"{place.uri} has {starts[-1]} rows; row {max(rows)} was asked for")
+        offsets = {}
+        for group in range(file.num_row_groups):
+            if any(starts[group] <= row < starts[group + 1] for row in rows):
+                groups.append(group)
+                offsets[group] = position - starts[group]
+                position += starts[group + 1] - starts[group]
+        table = file.read_row_groups(groups, columns=list(columns) if columns else None)
+    group_of = {row: next(g for g in groups if starts[g] <= row < starts[g + 1]) for row in rows}
+    return table.take(pa.array([row + offsets[group_of[row]] for row in rows], pa.int64()))
