@@ -109,8 +109,8 @@ def bootstrap_difference(
 
 
 def _counted(counts: TrialCounts) -> TrialCounts:
-    kept = counts.counted_IE.any(axis=1)
-    return counts.aligned([name for name, keep in zip(counts.identities, kept, strict=True) if keep])
+    kept_I = np.asarray(counts.counted_IE.any(axis=1))
+    return counts.aligned([counts.identities[row] for row in np.flatnonzero(kept_I)])
 
 
 def _resampled_rates(

@@ -1,0 +1,164 @@
+"""The metrics table: what the eval records say, by scorer, condition and engine or group of engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearid_ray.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference, bootstrap_rates
+from nearid_ray.evaluation.correlations import bootstrap_pearson
+from nearid_ray.evaluation.margins import TrialCounts
+from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
+
+NOTHING = Interval(value=math.nan, low=math.nan, high=math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsRow:
+    """Measures of one scorer under one condition against one engine or group. Rates are 0..1; nan = not measurable."""
+
+    scorer: str
+    condition: str
+    name: str
+    """An engine, or a group of engines."""
+    is_group: bool
+    identities: int
+    """Identities with at least one valid trial."""
+    units: int
+    """Identity and engine pairs with at least one valid trial: the support."""
+    trials: int
+    """Valid directed trials."""
+    ssr: float
+    ssr_low: float
+    ssr_high: float
+    pa: float
+    pa_low: float
+    pa_high: float
+    ssr_gain: float
+    """SSR minus the baseline scorer's, resampled in pairs; nan for the baseline itself."""
+    ssr_gain_low: float
+    ssr_gain_high: float
+    pa_gain: float
+    pa_gain_low: float
+    pa_gain_high: float
+    ordering: float
+    """Share of comparisons in which a distractor is more similar to its view than a random identity's view."""
+    ordering_low: float
+    ordering_high: float
+    oracle_r: float
+    """Pearson's correlation of similarity(view, distractor) with the oracle, where engines have one."""
+    oracle_r_low: float
+    oracle_r_high: float
+    oracle_pairs: int
+    """Pairs that correlation was taken over."""
+
+
+def engine_groups(similarities: pa.Table, train_engines: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The groups that results are pooled over: name -> engines; empty groups are left out.
+
+    part-level: engines with an oracle (a part of the object changed). train, unseen: the others, by whether the head
+    was trained on them; without `train_engines` neither is known. object-level: train and unseen together, the
+    headline. all: every engine.
+
+    A group that another one already names in full is left out.
+    """
+    distractors = similarities.filter(pc.field("kind") == "distractor")
+    engines = sorted(set(distractors["engine"].to_pylist()))
+    part = set(distractors.filter(pc.is_valid(pc.field("oracle")))["engine"].to_pylist())
+    whole = [engine for engine in engines if engine not in part]
+    groups = {
+        "train": [engine for engine in whole if engine in train_engines],
+        "unseen": [engine for engine in whole if train_engines and engine not in train_engines],
+        "object-level": whole,
+        "part-level": [engine for engine in engines if engine in part],
+        "all": engines,
+    }
+    kept: dict[str, list[str]] = {}
+    for name, members in groups.items():
+        if members and members not in kept.values():
+            kept[name] = members
+    return kept
+
+
+def metrics_rows(
+    similarities: pa.Table,
+    margins: pa.Table,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    baseline: str = "frozen",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> list[MetricsRow]:
+    """One row a scorer, condition and engine or group, groups last; scorers in the order of first appearance.
+
+    Args:
+        similarities: the `similarities` table.
+        margins: the `margins` table that follows from it.
+        groups: name -> engines, as from `engine_groups`.
+        baseline: the scorer that gains are measured against; where it is absent gains are nan.
+        resamples, seed, confidence: of the percentile intervals over identities.
+    """
+    drawing: dict[str, Any] = {"resamples": resamples, "seed": seed, "confidence": confidence}
+    keys = similarities.group_by(["scorer", "condition"], use_threads=False).aggregate([])
+    rows = []
+    for scorer, condition in zip(keys["scorer"].to_pylist(), keys["condition"].to_pylist(), strict=True):
+        trials = margin_counts(margins, scorer, condition)
+        reference = margin_counts(margins, baseline, condition) if scorer != baseline else None
+        ordering = ordering_counts(similarities, scorer, condition)
+        of_scorer = (pc.field("scorer") == scorer) & (pc.field("condition") == condition)
+        pairs = similarities.filter(of_scorer & pc.is_valid(pc.field("oracle")))
+        named = [(engine, [engine], False) for engine in trials.engines]
+        for name, engines, is_group in [*named, *((name, list(members), True) for name, members in groups.items())]:
+            counts = _part(trials, engines)
+            row = {"scorer": scorer, "condition": condition, "name": name, "is_group": is_group}
+            row |= {"identities": counts.identity_count(), "units": counts.support(), "trials": counts.trial_count()}
+            ssr, pa_ = bootstrap_rates(counts, **drawing)
+            gains = (NOTHING, NOTHING)
+            if reference is not None and reference.support():
+                gains = bootstrap_difference(_part(reference, engines), counts, **drawing)
+            order = bootstrap_rates(_part(ordering, engines), **drawing)[1]
+            mine = pairs.filter(pc.is_in(pairs["engine"], pa.array(engines, pa.string())))
+            oracle = _oracle(mine, drawing)
+            measures = {"ssr": ssr, "pa": pa_, "ssr_gain": gains[0], "pa_gain": gains[1]}
+            for measure, interval in {**measures, "ordering": order, "oracle_r": oracle}.items():
+                row |= {measure: interval.value, f"{measure}_low": interval.low, f"{measure}_high": interval.high}
+            rows.append(MetricsRow(**row, oracle_pairs=len(mine) - mine["similarity"].null_count))
+    return rows
+
+
+def rows_to_table(rows: Sequence[MetricsRow]) -> pa.Table:
+    """The rows as an Arrow table; nan becomes null."""
+    kinds = {"str": pa.string(), "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
+    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(MetricsRow)])
+    return pa.Table.from_pylist([row_to_dict(row) for row in rows], schema=schema)
+
+
+def row_to_dict(row: MetricsRow) -> dict[str, str | bool | int | float | None]:
+    """The row as a JSON-like dictionary; nan becomes None (JSON has no nan)."""
+    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in asdict(row).items()}
+
+
+def row_from_dict(values: Mapping[str, str | bool | int | float | None]) -> MetricsRow:
+    """The row that `row_to_dict` gave; keys it does not know are left aside, absent numbers are nan or 0."""
+    empty = {"str": "", "bool": False, "int": 0, "float": math.nan}
+    found = {f.name: values.get(f.name) for f in fields(MetricsRow)}
+    filled = {f.name: empty[str(f.type)] if found[f.name] is None else found[f.name] for f in fields(MetricsRow)}
+    return MetricsRow(**filled)  # type: ignore[arg-type]
+
+
+def _part(counts: TrialCounts, engines: Sequence[str]) -> TrialCounts:
+    return counts.of_engines([engine for engine in engines if engine in counts.engines])
+
+
+def _oracle(pairs: pa.Table, drawing: dict[str, Any]) -> Interval:
+    if not len(pairs):
+        return NOTHING
+    similarity, oracle = (np.asarray(pairs[n].to_numpy(zero_copy_only=False), float) for n in ("similarity", "oracle"))
+    return bootstrap_pearson(similarity, oracle, pairs["identity_id"].to_numpy(zero_copy_only=False), **drawing)

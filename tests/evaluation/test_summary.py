@@ -1,0 +1,118 @@
+"""The metrics table and correlations against numpy, scipy and explicit loops."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from nearid_ray.evaluation.bootstrap import resample_weights
+from nearid_ray.evaluation.correlations import bootstrap_pearson, fisher_mean, pearson
+from nearid_ray.evaluation.margins import sample_success_rate
+from nearid_ray.evaluation.pairs import plan_pairs
+from nearid_ray.evaluation.similarities import margin_records, similarity_records
+from nearid_ray.evaluation.summary import engine_groups, metrics_rows, row_from_dict, row_to_dict, rows_to_table
+
+
+def records(scorers=("frozen", "trained"), engines=("decal", "redraw", "reshape"), identities: int = 12) -> pa.Table:
+    """Three views an identity; `trained` sees identities more and distractors less than `frozen`."""
+    random = np.random.default_rng(0)
+    rows, vectors = [], []
+    for n in range(identities):
+        own = random.normal(size=16)
+        for view in range(3):
+            background = random.normal(size=16)
+            for engine in ("", *engines):
+                oracle = float(random.random()) if engine == "decal" else None
+                role = "distractor" if engine else "view"
+                rows.append(
+                    {
+                        "image_id": f"{n}-{view}-{engine}",
+                        "role": role,
+                        "identity_id": f"toy:{n:02d}",
+                        "view_index": view,
+                        "engine": engine,
+                        "category": "mug",
+                        "split": "test",
+                        "oracle": oracle,
+                    }
+                )
+                other = random.normal(size=16) if engine else own
+                vectors.append(np.stack([1.0 * other + background, 1.6 * other + background]))
+    images, embedding_NSD = pa.Table.from_pylist(rows), np.array(vectors)
+    plan = plan_pairs(images, random_views=4)
+    return pa.concat_tables(
+        [similarity_records(embedding_NSD[:, n], plan, scorer=scorer) for n, scorer in enumerate(scorers)]
+    )
+
+
+def test_groups_are_train_unseen_object_level_part_level_and_all():
+    table = records()
+    assert engine_groups(table, ["redraw"]) == {
+        "train": ["redraw"],
+        "unseen": ["reshape"],
+        "object-level": ["redraw", "reshape"],
+        "part-level": ["decal"],
+        "all": ["decal", "redraw", "reshape"],
+    }
+    assert list(engine_groups(table)) == ["object-level", "part-level", "all"]
+    assert engine_groups(records(engines=("exemplar",))) == {"object-level": ["exemplar"]}
+
+
+def test_rows_hold_what_the_records_say():
+    table = records()
+    margins = margin_records(table)
+    rows = metrics_rows(table, margins, engine_groups(table, ["redraw"]), resamples=50)
+    assert [(r.scorer, r.name) for r in rows[:4]] == [
+        ("frozen", "decal"),
+        ("frozen", "redraw"),
+        ("frozen", "reshape"),
+        ("frozen", "train"),
+    ]
+    found = {(r.scorer, r.name): r for r in rows}
+    trials = [t for t in margins.to_pylist() if t["scorer"] == "trained" and t["engine"] in ("redraw", "reshape")]
+    row = found["trained", "object-level"]
+    units = [t["identity_id"] + t["engine"] for t in trials]
+    assert row.ssr == pytest.approx(sample_success_rate([t["margin"] for t in trials], units))
+    assert row.pa == pytest.approx(np.mean([t["success"] for t in trials]))
+    assert (row.identities, row.units, row.trials) == (12, 24, 12 * 2 * 6)
+    assert row.ssr_low <= row.ssr <= row.ssr_high
+    assert row.ssr_gain == pytest.approx(row.ssr - found["frozen", "object-level"].ssr)
+    assert math.isnan(found["frozen", "object-level"].ssr_gain)
+    assert 0.5 < row.ordering <= 1.0
+    assert math.isnan(row.oracle_r) and row.oracle_pairs == 0
+    assert -1 <= found["trained", "decal"].oracle_r <= 1 and found["trained", "decal"].oracle_pairs == 36
+
+
+def test_a_scorer_without_baseline_has_no_gain_and_rows_survive_json():
+    table = records(scorers=("a", "b"))
+    rows = metrics_rows(table, margin_records(table), engine_groups(table), resamples=10)
+    assert all(math.isnan(row.ssr_gain) for row in rows)
+    assert [row_to_dict(row_from_dict(row_to_dict(row))) for row in rows] == [row_to_dict(row) for row in rows]
+    assert rows_to_table(rows)["ssr_gain"].null_count == len(rows)
+
+
+def test_pearson_equals_numpy_and_leaves_gaps_out():
+    random = np.random.default_rng(0)
+    x, y = 1e3 + random.normal(size=50), random.normal(size=50)
+    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
+    assert pearson([*x, np.nan, 5], [*y, 3, np.inf]) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
+    assert pearson(np.full(5, 0.1), np.arange(5)) == 0.0
+    assert fisher_mean([0.3, 0.3]) == pytest.approx(0.3)
+
+
+def test_correlation_interval_equals_explicit_resampling():
+    random = np.random.default_rng(1)
+    identity = random.integers(0, 10, 60)
+    x = random.normal(size=60)
+    y = x + random.normal(size=60)
+    names = np.unique(identity)
+    slow = []
+    for block in resample_weights(len(names), 40, seed=5):
+        for weights in block:
+            rows = [
+                r for name, w in zip(names, weights, strict=True) for r in np.flatnonzero(identity == name).repeat(w)
+            ]
+            slow.append(np.corrcoef(x[rows], y[rows])[0, 1])
+    interval = bootstrap_pearson(x, y, identity, resamples=40, seed=5)
+    assert interval.low == pytest.approx(np.quantile(slow, 0.025), abs=1e-12)
+    assert interval.high == pytest.approx(np.quantile(slow, 0.975), abs=1e-12)
