@@ -1,0 +1,118 @@
+"""The pool of positives over all workers, with gradient, and the sums that make a loss global.
+
+Axes: B anchors of this worker, P positive slots, D embedding width, S = padded slots a worker brings, M = S * workers.
+
+Gradients follow DistributedDataParallel's convention: it averages the parameters' gradients over the workers, so each
+worker's share of the loss is multiplied by their number. The gradient that other workers' losses have with respect to
+this worker's positives comes back through the gather.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes that train together; one alone needs no process group."""
+
+    count: int = 1
+    rank: int = 0
+
+    @classmethod
+    def current(cls) -> Self:
+        """The workers of the default process group; one alone where there is none."""
+        if not dist.is_available() or not dist.is_initialized():
+            return cls()
+        return cls(count=dist.get_world_size(), rank=dist.get_rank())
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all workers, without gradient. Every worker must call it."""
+        value = value.detach().clone()
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def largest(self, value: int, device: torch.device) -> int:
+        """The largest of the workers' numbers. Every worker must call it."""
+        if self.count == 1:
+            return value
+        held = torch.tensor(value, device=device)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        return int(held.item())
+
+    def gather(self, block: Tensor) -> Tensor:
+        """The workers' blocks, of one shape, stacked in rank order along axis 0; gradients flow to every block."""
+        return _Gather.apply(block, self) if self.count > 1 else block
+
+    def with_global_value(self, share: Tensor, value: float) -> Tensor:
+        """A loss that reads as `value` everywhere and whose gradients, averaged over workers, are the shares' sum."""
+        scaled = share * self.count
+        return scaled + (value - scaled).detach()
+
+    def part(self, total: int) -> slice:
+        """This worker's contiguous part of `total` things; parts differ by one at the most and can be empty."""
+        return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The positives of all workers. Slot p of this worker's anchor i is entry own_offset + i * P + p."""
+
+    embedding_MD: Tensor
+    valid_M: Tensor
+    own_offset: int
+
+
+def gather_pool(positive_BPD: Tensor, valid_BP: Tensor, workers: Workers, padded_anchors: int | None = None) -> Pool:
+    """The positives of all workers, gradients included. Every worker must call it, one without anchors too.
+
+    Args:
+        positive_BPD: embeddings of this worker's positives, missing ones anything.
+        valid_BP: which slots are there.
+        workers: the processes that train together.
+        padded_anchors: a number of anchors no worker has more of, the same on all of them; when left out it is
+            found by one more exchange.
+
+    Raises:
+        ValueError: this worker has more than `padded_anchors` anchors.
+    """
+    anchors, slots, width = positive_BPD.shape
+    if workers.count == 1:
+        return Pool(embedding_MD=positive_BPD.flatten(0, 1), valid_M=valid_BP.flatten(), own_offset=0)
+    if padded_anchors is None:
+        padded_anchors = workers.largest(anchors, positive_BPD.device)
+    if anchors > padded_anchors:
+        raise ValueError(f"{anchors} anchors do not fit into blocks padded to {padded_anchors}")
+    block_SD = positive_BPD.new_zeros(padded_anchors * slots, width + 1)
+    # The mask travels as one more column: one exchange instead of two.
+    filled = torch.cat([positive_BPD, valid_BP[..., None].to(positive_BPD.dtype)], dim=-1).flatten(0, 1)
+    gathered_MD = workers.gather(torch.cat([filled, block_SD[len(filled) :]]))
+    return Pool(
+        embedding_MD=gathered_MD[:, :width],
+        valid_M=gathered_MD[:, width].detach() > 0,
+        own_offset=workers.rank * padded_anchors * slots,
+    )
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather along axis 0; backward sums what all workers' losses want of this worker's block."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, block: Tensor, workers: Workers) -> Tensor:
+        ctx.workers = workers  # type: ignore[attr-defined]
+        blocks = [torch.empty_like(block) for _ in range(workers.count)]
+        dist.all_gather(blocks, block.detach().contiguous())
+        return torch.cat(blocks)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        workers: Workers = ctx.workers  # type: ignore[attr-defined]
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        rows = len(gradient) // workers.count
+        return gradient[workers.rank * rows : (workers.rank + 1) * rows], None
