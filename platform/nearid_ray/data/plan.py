@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.errors import UsageError
-from nearid_ray.settings import dump_json, settings_digest
+from nearid_ray.identifiers import settings_digest
+from nearid_ray.settings import dump_json
 from schemas import SCHEMA_VERSION
 
 

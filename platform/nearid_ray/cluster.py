@@ -1,0 +1,116 @@
+"""Connecting to Ray, and what must hold on a cluster before work starts."""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nearid_ray.data.store import Location, locate
+from nearid_ray.errors import UsageError
+
+_SOURCE_ROOT = Path(__file__).resolve().parents[1]
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the entry point of a submitted job, and for nothing else."""
+
+
+def in_submitted_job() -> bool:
+    """Whether this process is the entry point of `ray job submit`."""
+    return _JOB_VARIABLE in os.environ
+
+
+@contextmanager
+def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
+    """A connection to Ray for the time of the block.
+
+    Joins the cluster that RAY_ADDRESS names (as in a submitted job), uses a session that is already there, or starts a
+    private one on this machine, which ends with the block. Workers run the driver's own version of the code.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quiet_ray()
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if os.environ.get("RAY_ADDRESS"):
+        modules = [str(_SOURCE_ROOT / "nearid_ray"), str(_schemas_root() / "schemas")]
+        ray.init(runtime_env={"py_modules": modules}, **quiet)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else each actor pool prints an error that is none
+        _put_on_python_path(_SOURCE_ROOT, _schemas_root())
+        ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources() -> tuple[float, float]:
+    """(CPUs, GPUs) of the whole cluster, as Ray counts them: the driver's own devices say nothing."""
+    total = ray.cluster_resources()
+    return total.get("CPU", 0.0), total.get("GPU", 0.0)
+
+
+def output_location(uri: str) -> Location:
+    """Where a job may write `uri`.
+
+    Raises UsageError for a relative path in a submitted job, whose working directory is Ray's package cache.
+    """
+    if in_submitted_job() and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
+        raise UsageError(
+            f"{uri} is a relative path; a submitted job runs in Ray's package cache, where outputs are lost. "
+            "Give an absolute path or s3://bucket/prefix."
+        )
+    return locate(uri)
+
+
+def check_shared(place: Location) -> None:
+    """Refuse a local output path that other nodes of the cluster do not see. Needs a Ray session."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if not place.is_local or len({node["NodeManagerAddress"] for node in nodes}) < 2:
+        return
+    marker = place.child(f".shared-{uuid.uuid4().hex}")
+    marker.write_bytes(b"")
+    try:
+        blind = [node["NodeManagerAddress"] for node in nodes if not _sees(node["NodeID"], marker.path)]
+    finally:
+        marker.delete()
+    if blind:
+        raise UsageError(
+            f"{place.uri} is a local path that node(s) {', '.join(blind)} do not see; "
+            "on a cluster of several nodes give a shared mount or s3://bucket/prefix"
+        )
+
+
+def _sees(node_id: str, path: str) -> bool:
+    on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.get(ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=on_node).remote(path))
+
+
+def _quiet_ray() -> None:
+    """Leave Ray's warnings, drop its notices: jobs print their own progress and results."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _schemas_root() -> Path:
+    import schemas
+
+    return Path(schemas.__file__).resolve().parents[1]
+
+
+def _put_on_python_path(*roots: Path) -> None:
+    """Make workers of a private session import the same code as this process."""
+    for root in roots:
+        if str(root) not in sys.path:
+            sys.path.insert(0, str(root))
+    old = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    new = [str(root) for root in dict.fromkeys(roots) if str(root) not in old]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*new, *old])

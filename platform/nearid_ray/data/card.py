@@ -1,0 +1,39 @@
+"""The dataset card: a README.md with the header that dataset hubs and `datasets.load_dataset` read."""
+
+from typing import Any
+
+import yaml
+
+from nearid_ray.data.store import Dataset
+from schemas import TABLES
+
+
+def write_card(dataset: Dataset, *, title: str, about: str, licence: str, facts: dict[str, Any]) -> None:
+    """Write the dataset's README.md from what is in it now.
+
+    `about` is a paragraph on what the data is; `facts` become a table (counts, settings).
+    """
+    stored = dataset.settings() or {}
+    table = TABLES[stored["table"]]
+    header = {
+        "pretty_name": title,
+        "license": licence,
+        "configs": [{"config_name": "default", "data_files": "data/*.parquet"}],
+        "tags": ["nearid", stored["table"]],
+    }
+    lines = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {title}", "", about, ""]
+    lines += ["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in facts.items()), ""]
+    lines += [f"## Columns\n\n{table.purpose} Schema version {stored['schema_version']}.\n"]
+    lines += ["| column | meaning |", "| --- | --- |"]
+    lines += [f"| {f.name} | {_cell(f.metadata[b'description'].decode())} |" for f in table.fields]
+    lines += ["", "## Settings that decide the content", "", "```yaml", _settings_yaml(stored), "```", ""]
+    lines += ["Read it with `datasets.load_dataset(FOLDER)`; `plan/` holds the work lists, `log/` the times.", ""]
+    dataset.location.child("README.md").write_bytes("\n".join(lines).encode())
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _settings_yaml(stored: dict[str, Any]) -> str:
+    return yaml.safe_dump(stored.get("content", {}), sort_keys=True, allow_unicode=True).strip()

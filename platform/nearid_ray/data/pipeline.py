@@ -1,0 +1,303 @@
+"""The Ray side of "plan, then run": pending shards go through Ray Data, each file appears when its rows are done.
+
+One mechanism for ingest, synthesize and embed. What a stage does with one shard is a plain object (`ShardTask`) that
+also runs without Ray (`run_shard`). On GPUs the three steps run apart, so that decoding and encoding never hold a GPU;
+without GPUs one worker does all three, which saves moving the pictures between processes.
+"""
+
+import pickle
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from tqdm import tqdm
+
+from nearid_ray import cluster
+from nearid_ray.data.plan import Plan
+from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
+from nearid_ray.errors import UsageError
+
+_SILENCE_S = 60.0
+"""After so long without a finished shard the driver says what it waits for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a plan is run; nothing here changes what is written."""
+
+    workers: int | None = None
+    """Size of the actor pool; by default one a GPU, or one a CPU where there is no GPU."""
+    cpus_per_worker: float = 1.0
+    """CPUs that Ray reserves for a worker."""
+    gpus_per_worker: float | None = None
+    """GPUs that Ray reserves for a worker, fractions allowed; by default 1 where the cluster has GPUs and the stage a
+    model, else 0."""
+    retry_errors: bool = False
+    """Make the shards again that hold rows with an error."""
+    max_error_share: float = 0.01
+    """The job ends with exit code 1 when a larger share of all rows has an error; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; expected at least 1")
+        if self.cpus_per_worker < 0:
+            raise ValueError(f"cpus_per_worker is {self.cpus_per_worker}; expected 0 or more")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker}; expected 0 or more")
+        if not 0 <= self.max_error_share <= 1:
+            raise ValueError(f"max_error_share is {self.max_error_share}; expected a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a shard becomes: its rows in the contract's schema, and further files by their path in the dataset."""
+
+    table: pa.Table
+    files: dict[str, bytes | pa.Buffer] = field(default_factory=dict)
+
+
+class ShardTask(Protocol):
+    """What a stage does with one shard. Objects are pickled to the workers before `setup`.
+
+    One work row gives one output row, in order; a row that fails becomes a row with `error`, it does not raise.
+    """
+
+    uses_model: bool
+
+    def setup(self) -> None:
+        """Once a worker, before the first `compute`: load the model."""
+
+    def prepare(self, work: pa.Table) -> Any:
+        """Read and decode what the rows need (CPU)."""
+
+    def compute(self, prepared: Any) -> Any:
+        """Run the model (GPU where there is one)."""
+
+    def finish(self, work: pa.Table, computed: Any) -> ShardResult:
+        """Check and encode (CPU)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run did and how the dataset stands now."""
+
+    rows: int
+    """Rows in the dataset."""
+    rows_made: int
+    """Rows made by this run."""
+    rows_before: int
+    """Rows that were done before."""
+    errors: int
+    """Rows with an error, in the whole dataset."""
+    shards_made: int
+    seconds: float
+    """Time spent making shards, start of the workers included."""
+    max_error_share: float
+    error_examples: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether too many rows have an error."""
+        return self.rows > 0 and self.errors / self.rows > self.max_error_share
+
+
+def run_shard(task: ShardTask, output: Dataset, shard: str, work: pa.Table) -> pa.Table:
+    """Make one shard without Ray: side files first, the Parquet file, which marks the shard as done, last."""
+    return _write(output, shard, work, task.finish(work, task.compute(task.prepare(work))))
+
+
+def run_plan(task: ShardTask, output: Dataset, plan: Plan, settings: RunSettings, *, title: str) -> RunSummary:
+    """Make the plan's pending shards on Ray Data and count what is there now. Needs a Ray session."""
+    cluster.check_shared(output.location)
+    pending = list(plan.pending)
+    if settings.retry_errors:
+        pending = sorted({*pending, *_shards_with_errors(output)})
+    shards = [plan.members(shard) for shard in pending]
+    planned = sum(table.num_rows for table in shards)
+    began = time.monotonic()
+    if shards:
+        workers, gpus = _placement(task, settings, len(shards))
+        records = _run_on_ray(task, output, shards, workers, settings.cpus_per_worker, gpus, title)
+        _write_log(output.location, records)
+    seconds = time.monotonic() - began
+    rows, errors = output.count_errors()
+    return RunSummary(
+        rows=rows,
+        rows_made=planned,
+        rows_before=rows - planned,
+        errors=errors,
+        shards_made=len(shards),
+        seconds=seconds,
+        max_error_share=settings.max_error_share,
+        error_examples=_error_examples(output) if errors else (),
+    )
+
+
+def _run_on_ray(
+    task: ShardTask,
+    output: Dataset,
+    shards: Sequence[pa.Table],
+    workers: int,
+    cpus: float,
+    gpus: float,
+    title: str,
+) -> list[dict[str, Any]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # a block is a shard; it must not be split between the steps
+    pool = ray.data.ActorPoolStrategy(size=workers)
+    whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    dataset = ray.data.from_arrow(list(shards))
+    arguments = {"fn_constructor_args": (task, output.location.uri)}
+    if gpus:
+        dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
+        dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **whole)
+        dataset = dataset.map_batches(_finish, fn_args=(task, output.location.uri), num_cpus=1, **whole)
+    else:
+        dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
+    records = []
+    total = sum(table.num_rows for table in shards)
+    with _Watchdog(title) as watchdog, tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for record in batch.to_pylist():
+                records.append(record)
+                watchdog.alive()
+                bar.update(record["rows"])
+                bar.set_postfix(errors=sum(r["errors"] for r in records), refresh=False)
+    return records
+
+
+class _WholeShard:
+    def __init__(self, task: ShardTask, uri: str) -> None:
+        self.task, self.output = task, Dataset(uri)
+        task.setup()
+
+    def __call__(self, work: pa.Table) -> pa.Table:
+        began = time.monotonic()
+        shard = _shard_of(work)
+        table = run_shard(self.task, self.output, shard, work)
+        return _record(shard, table, time.monotonic() - began)
+
+
+def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
+    return _packed(work, task.prepare(work), time.monotonic())
+
+
+class _Compute:
+    def __init__(self, task: ShardTask, uri: str) -> None:
+        self.task = task
+        task.setup()
+
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        began = time.monotonic()
+        work, prepared, _ = _unpacked(packed)
+        return _packed(work, self.task.compute(prepared), time.monotonic() - began)
+
+
+def _finish(packed: pa.Table, task: ShardTask, uri: str) -> pa.Table:
+    work, computed, seconds = _unpacked(packed)
+    shard = _shard_of(work)
+    table = _write(Dataset(uri), shard, work, task.finish(work, computed))
+    return _record(shard, table, seconds)
+
+
+def _packed(work: pa.Table, value: Any, seconds: float) -> pa.Table:
+    """A shard on its way between steps: one row that holds the work rows and the step's value."""
+    data = pickle.dumps((work, value), protocol=5)
+    return pa.table({"payload": pa.array([data], pa.large_binary()), "seconds": [seconds]})
+
+
+def _unpacked(packed: pa.Table) -> tuple[pa.Table, Any, float]:
+    work, value = pickle.loads(packed["payload"][0].as_buffer())
+    return work, value, packed["seconds"][0].as_py()
+
+
+def _shard_of(work: pa.Table) -> str:
+    names = work["shard"].unique().to_pylist()
+    if len(names) != 1:
+        raise RuntimeError(f"a block holds the shards {names}; expected exactly one whole shard")
+    return names[0]
+
+
+def _write(output: Dataset, shard: str, work: pa.Table, result: ShardResult) -> pa.Table:
+    if result.table.num_rows != work.num_rows:
+        raise RuntimeError(f"shard {shard}: {work.num_rows} rows in, {result.table.num_rows} rows out")
+    for path, data in result.files.items():
+        output.location.child(path).write_bytes(data)
+    output.shard(shard).write_bytes(parquet_bytes(result.table))
+    return result.table
+
+
+def _record(shard: str, table: pa.Table, seconds: float) -> pa.Table:
+    errors = pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
+    record = {"shard": shard, "rows": table.num_rows, "errors": errors, "seconds": seconds}
+    return pa.Table.from_pylist([record | {"node": ray.get_runtime_context().get_node_id()}])
+
+
+def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int, float]:
+    """(workers, GPUs a worker), refused with the arithmetic where the cluster cannot hold them."""
+    cpus, cluster_gpus = cluster.resources()
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if task.uses_model and cluster_gpus >= 1 else 0.0
+    spare = 1.0 if gpus else 0.0  # decoding and encoding need a CPU beside the pool
+    by_cpu = (cpus - spare) / settings.cpus_per_worker if settings.cpus_per_worker else float("inf")
+    room = int(min(by_cpu, cluster_gpus / gpus if gpus else float("inf"), 1e6))
+    workers = settings.workers or max(1, min(room, shards))
+    if workers > room:
+        raise UsageError(
+            f"{workers} worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU need "
+            f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU; the cluster has {cpus:g} CPU and "
+            f"{cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
+        )
+    return min(workers, shards), gpus
+
+
+def _shards_with_errors(output: Dataset) -> Iterator[str]:
+    for shard in output.shards():
+        errors = read_parquet(output.shard(shard), columns=["error"])["error"]
+        if pc.any(pc.not_equal(errors, "")).as_py():
+            yield shard
+
+
+def _error_examples(output: Dataset, most: int = 3) -> tuple[str, ...]:
+    errors = output.read(columns=["error"], where=pc.field("error") != "")["error"]
+    return tuple(errors.unique().to_pylist()[:most])
+
+
+def _write_log(place: Location, records: list[dict[str, Any]]) -> None:
+    """Times belong here, never into the data: the data's bytes follow from the plan alone."""
+    if records:
+        name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        place.child("log", f"{name}.parquet").write_bytes(parquet_bytes(pa.Table.from_pylist(records)))
+
+
+class _Watchdog:
+    """Says so when no shard has finished for a while; a cluster without room otherwise waits in silence."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._stop, self._last = title, threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def alive(self) -> None:
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "_Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_SILENCE_S):
+            silent = time.monotonic() - self._last
+            if silent >= _SILENCE_S:
+                free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+                tqdm.write(f"{self._title}: no shard finished for {silent:.0f} s; free in the cluster: {free}")
