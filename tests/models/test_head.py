@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from nearid_ray.errors import UsageError
-from nearid_ray.models.head import AttentionPoolingHead
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+from nearid_ray.errors import UsageError
+from nearid_ray.models.head import AttentionPoolingHead
 
 WIDTH, HEADS, MLP_WIDTH, EPS = 48, 4, 80, 1e-6
 

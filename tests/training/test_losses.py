@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from nearid_ray.training.losses import EmbeddedTuples, LossValue, NearIdObjective, Reduction, nearid_terms
-from nearid_ray.training.pool import Workers, gather_pool
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from nearid_ray.training.losses import EmbeddedTuples, LossValue, NearIdObjective, Reduction, nearid_terms
+from nearid_ray.training.pool import Workers, gather_pool
 
 TEMPERATURE = 0.07
 

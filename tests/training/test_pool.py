@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from nearid_ray.training.losses import EmbeddedTuples, NearIdObjective, Reduction
-from nearid_ray.training.pool import Workers, gather_pool
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+
+from nearid_ray.training.losses import EmbeddedTuples, NearIdObjective, Reduction
+from nearid_ray.training.pool import Workers, gather_pool
 
 ANCHORS, POSITIVES, DISTRACTORS, WIDTH = 7, 2, 3, 5
 SIZES = {1: [7], 2: [5, 2], 4: [3, 0, 3, 1]}
