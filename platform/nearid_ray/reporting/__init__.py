@@ -1,0 +1,1 @@
+"""The report: one self-contained page of tables and figures, and the same numbers as CSV and Markdown."""

@@ -1,0 +1,79 @@
+"""The report as files: one HTML page that needs nothing else, the metrics as CSV, the main table as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+
+from nearid_ray.evaluation.summary import MetricsRow, row_to_dict
+from nearid_ray.reporting import sections
+from nearid_ray.reporting.markup import DASH, Markup, percent, tag
+from nearid_ray.reporting.model import ReportData
+from nearid_ray.reporting.style import STYLE
+
+
+def page(data: ReportData) -> str:
+    """The whole page. It makes no request of any kind; the same data gives the same bytes."""
+    body = [
+        sections.results(data),
+        sections.training(data),
+        sections.projections(data),
+        sections.sheet(data),
+        sections.run_facts(data),
+    ]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # An icon of its own, or browsers ask the server for one.
+        tag("link", rel="icon", href="data:,"),
+        tag("title", data.title),
+        tag("style", Markup(STYLE)),
+    )
+    footer = tag("footer", "Numbers as files beside this page: metrics.csv, table.md.")
+    return "<!doctype html>\n" + tag(
+        "html", head, tag("body", sections.top(data), tag("main", body), footer), lang="en"
+    )
+
+
+def metrics_csv(rows: Sequence[MetricsRow]) -> str:
+    """All metrics, one row a scorer, condition and engine or group; empty where there is no number."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(MetricsRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row_to_dict(row) for row in rows)
+    return text.getvalue()
+
+
+def markdown_table(data: ReportData) -> str:
+    """SSR with its interval and PA in percent, one table a condition, as GitHub draws it."""
+    scorers = sections.scorers_of(data)
+    parts = []
+    for condition in sections.conditions_of(data):
+        rows = [row for row in data.rows if row.condition == condition]
+        cells = {(row.name, row.scorer): row for row in rows}
+        lines = [
+            f"{condition}: SSR (95 % interval) / PA, percent",
+            "",
+            "| engine | identities | " + " | ".join(map(_cell, scorers)) + " |",
+            "| --- | ---: |" + " ---: |" * len(scorers),
+        ]
+        for name in dict.fromkeys(row.name for row in rows):
+            found = [row for row in rows if row.name == name]
+            shown = f"**{_cell(name)}**" if found[0].is_group else _cell(name)
+            values = [_rates(cells.get((name, scorer))) for scorer in scorers]
+            lines.append(f"| {shown} | {max(row.identities for row in found)} | " + " | ".join(values) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rates(row: MetricsRow | None) -> str:
+    if row is None or row.ssr != row.ssr:
+        return DASH
+    return f"{percent(row.ssr)} ({percent(row.ssr_low)} to {percent(row.ssr_high)}) / {percent(row.pa)}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

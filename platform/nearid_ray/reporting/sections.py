@@ -1,0 +1,338 @@
+"""The sections of the report's page, each a function of the data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearid_ray.evaluation.bootstrap import Interval
+from nearid_ray.evaluation.summary import MetricsRow
+from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart, series_colours
+from nearid_ray.reporting.markup import Markup, data_uri, number, percent, tag
+from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple
+
+CONDITION_NAMES = {"full": "whole pictures", "foreground": "foreground only (background blacked out)"}
+
+
+def scorers_of(data: ReportData) -> list[str]:
+    """Scorers in the order of the rows, the baseline first."""
+    names = list(dict.fromkeys(row.scorer for row in data.rows))
+    return sorted(names, key=lambda name: name != data.baseline)
+
+
+def conditions_of(data: ReportData) -> list[str]:
+    """Conditions in the order of the rows."""
+    return list(dict.fromkeys(row.condition for row in data.rows))
+
+
+def headline_rows(data: ReportData) -> list[MetricsRow]:
+    """The row of each scorer for the headline group (else the last group, else the last row), whole pictures first."""
+    conditions = conditions_of(data)
+    if not conditions:
+        return []
+    condition = "full" if "full" in conditions else conditions[0]
+    rows = [row for row in data.rows if row.condition == condition]
+    names = [row.name for row in rows if row.is_group] or [row.name for row in rows]
+    name = data.headline_group if data.headline_group in names else names[-1]
+    by_scorer = {row.scorer: row for row in rows if row.name == name}
+    return [by_scorer[scorer] for scorer in scorers_of(data) if scorer in by_scorer]
+
+
+def top(data: ReportData) -> Markup:
+    """Title, what the data is, and the numbers that matter most."""
+    rows = headline_rows(data)
+    boxes = [
+        tag("div", tag("span", row.scorer), tag("b", f"{percent(row.ssr)} %"), tag("span", _headline_text(row)),
+            class_="number")
+        for row in rows
+    ]  # fmt: skip
+    return tag(
+        "header",
+        tag("h1", data.title),
+        tag("div", [tag("p", text) for text in data.statement], class_="statement") if data.statement else None,
+        tag("p", f"Sample success rate (SSR), {_group_text(data, rows[0].name)}:", class_="lead") if rows else None,
+        tag("div", boxes, class_="numbers") if boxes else None,
+    )
+
+
+def _headline_text(row: MetricsRow) -> str:
+    text = f"95 % interval {percent(row.ssr_low)} to {percent(row.ssr_high)}; PA {percent(row.pa)} %"
+    if math.isfinite(row.ssr_gain):
+        text += f"; {'+' if row.ssr_gain >= 0 else ''}{percent(row.ssr_gain)} points"
+    return text
+
+
+def _group_text(data: ReportData, name: str) -> str:
+    engines = data.group_engines.get(name)
+    return f"{name} ({', '.join(engines)})" if engines else name
+
+
+def results(data: ReportData) -> list[Markup]:
+    """The frozen-against-trained tables and the bars."""
+    colours = series_colours(scorers_of(data), data.baseline)
+    parts = [
+        tag("h2", "Results"),
+        tag(
+            "p",
+            "Every pair of views i, j of an identity gives two trials: the similarity of the two views must be above "
+            "the similarity of the anchor and a distractor painted into the anchor's own background. SSR is the share "
+            "of identities that pass all their trials, PA the share of trials passed (percent, higher is better; a tie "
+            "fails). Small print: 95 % bootstrap intervals over identities. Groups are weighted by support.",
+        ),
+    ]
+    for condition in conditions_of(data):
+        name = CONDITION_NAMES.get(condition, condition)
+        rows = [row for row in data.rows if row.condition == condition]
+        parts.append(tag("h3", f"By engine: {name}"))
+        parts.append(_main_table(data, rows, name))
+        parts.append(_bars(data, rows, colours, name))
+        parts.append(tag("h3", f"By scorer: {name}"))
+        parts.append(_detail_table(data, rows, name))
+    if data.group_engines:
+        listed = [(name, ", ".join(engines)) for name, engines in data.group_engines.items()]
+        parts.append(tag("h3", "Groups of engines"))
+        parts.append(_facts(listed))
+    return parts
+
+
+def _main_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) -> Markup:
+    scorers = scorers_of(data)
+    cells = {(row.name, row.scorer): row for row in rows}
+    names = list(dict.fromkeys(row.name for row in rows))
+    head = [
+        tag("tr", tag("th", "Engine or group", rowspan=2, scope="col", class_="first"),
+            tag("th", "Identities", rowspan=2, scope="col"),
+            [tag("th", scorer, colspan=2, scope="colgroup", class_="edge") for scorer in scorers]),
+        tag("tr", [[tag("th", "SSR", scope="col", class_="edge"), tag("th", "PA", scope="col")] for _ in scorers]),
+    ]  # fmt: skip
+    body = []
+    for name in names:
+        found = [row for row in rows if row.name == name]
+        line = [tag("th", name, scope="row", class_="first"), tag("td", max(row.identities for row in found))]
+        for scorer in scorers:
+            row = cells.get((name, scorer))
+            line.append(_rate((row.ssr, row.ssr_low, row.ssr_high) if row else None, edge=True))
+            line.append(_rate((row.pa, row.pa_low, row.pa_high) if row else None))
+        body.append(tag("tr", line, class_="group" if found[0].is_group else None))
+    caption = f"SSR and PA in percent, {condition}, by engine and (shaded) by group of engines."
+    return _table(caption, head, body)
+
+
+def _rate(value: tuple[float, float, float] | None, *, edge: bool = False) -> Markup:
+    if value is None or not math.isfinite(value[0]):
+        return tag("td", number(None), class_="edge" if edge else None)
+    rate, low, high = value
+    interval = tag("small", f"{percent(low)} to {percent(high)}") if math.isfinite(low) else None
+    return tag("td", percent(rate), interval, class_="edge" if edge else None)
+
+
+def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str], condition: str) -> Markup:
+    charts = []
+    for title, is_group in (("engine", False), ("group of engines", True)):
+        groups: dict[str, dict[str, Interval]] = {}
+        for scorer in scorers_of(data):
+            for row in rows:
+                if row.scorer == scorer and row.is_group == is_group:
+                    interval = Interval(value=row.ssr, low=row.ssr_low, high=row.ssr_high)
+                    groups.setdefault(row.name, {})[scorer] = interval
+        if groups:
+            label = f"SSR by {title} for {', '.join(scorers_of(data))}, {condition}"
+            caption = f"SSR by {title}, {condition}; the thin lines are 95 % intervals."
+            chart = bar_chart(groups, colours, label=label, axis="SSR, %")
+            charts.append(tag("figure", _legend(colours), chart, tag("figcaption", caption)))
+    return tag("div", charts, class_="figures")
+
+
+def _detail_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) -> Markup:
+    columns = ["Group", "Scorer", "SSR gain", "PA gain", "Ordering", "Oracle r", "Units", "Trials"]
+    head = [tag("tr", [tag("th", c, scope="col", class_="first" if c == "Group" else None) for c in columns])]
+    names = list(dict.fromkeys(row.name for row in rows if row.is_group)) or list(dict.fromkeys(r.name for r in rows))
+    body = []
+    for name in names:
+        for scorer in scorers_of(data):
+            for row in (row for row in rows if row.name == name and row.scorer == scorer):
+                line = [
+                    tag("th", name, scope="row", class_="first"),
+                    tag("td", scorer),
+                    _rate((row.ssr_gain, row.ssr_gain_low, row.ssr_gain_high)),
+                    _rate((row.pa_gain, row.pa_gain_low, row.pa_gain_high)),
+                    _rate((row.ordering, row.ordering_low, row.ordering_high)),
+                    _correlation(row),
+                    tag("td", row.units),
+                    tag("td", row.trials),
+                ]
+                body.append(tag("tr", line))
+    caption = (
+        f"{condition[0].upper()}{condition[1:]}. Gains over {data.baseline} in points, resampled in pairs. Ordering: "
+        "how often a distractor is more similar to its view than a view of a random identity is, percent. Oracle r: "
+        "Pearson's correlation of similarity with the share of the object that stayed the same (part-level engines)."
+    )
+    return _table(caption, head, body)
+
+
+def _correlation(row: MetricsRow) -> Markup:
+    if not math.isfinite(row.oracle_r):
+        return tag("td", number(None))
+    low, high = number(row.oracle_r_low, 2), number(row.oracle_r_high, 2)
+    return tag("td", number(row.oracle_r, 2), tag("small", f"{low} to {high}"))
+
+
+def training(data: ReportData) -> list[Markup]:
+    """Loss and validation SSR by step."""
+    if not data.curves:
+        return []
+    names = [curve.name for curve in data.curves]
+    known = series_colours(scorers_of(data), data.baseline)
+    colours = {**series_colours(names), **{name: known[name] for name in names if name in known}}
+    figures = []
+    for title, axis, scale, attribute in (
+        ("Training loss", "loss", 1.0, "loss"),
+        ("SSR on the validation split (the step with the highest one is kept)", "SSR, %", 100.0, "validation_ssr"),
+    ):
+        lines = [
+            Line(name=c.name, x=[p[0] for p in getattr(c, attribute)], y=[scale * p[1] for p in getattr(c, attribute)])
+            for c in data.curves
+        ]
+        few = max((len(line.x) for line in lines), default=0) <= 40
+        if any(line.x for line in lines):
+            label = f"{title} by step for {', '.join(names)}"
+            chart = line_chart(lines, colours, label=label, x_axis="step", y_axis=axis, dots=few)
+            figures.append(tag("figure", _legend(colours), chart, tag("figcaption", f"{title}, by step.")))
+    note = "Losses of runs with another weight of the ranking term are sums of other parts; compare the curves' shape."
+    several = [tag("p", note, class_="lead")] if len(names) > 1 else []
+    return [tag("h2", "Training"), *several, tag("div", figures, class_="figures")]
+
+
+def kernel_pca(embedding_ND: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The two leading components of kernel PCA with the cosine kernel: (N, 2); signs fixed, so that runs agree.
+
+    Rows that are not finite become nan. Fewer than three usable rows give nan throughout.
+    """
+    from sklearn.decomposition import KernelPCA
+
+    projected = np.full((len(embedding_ND), 2), np.nan)
+    usable = np.isfinite(embedding_ND).all(axis=1)
+    if usable.sum() < 3:
+        return projected
+    points = KernelPCA(n_components=2, kernel="cosine", eigen_solver="dense").fit_transform(embedding_ND[usable])
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    largest = np.abs(points).argmax(axis=0)
+    projected[usable] = points * np.where(points[largest, [0, 1]] < 0, -1.0, 1.0)
+    return projected
+
+
+def projections(data: ReportData) -> list[Markup]:
+    """Kernel PCA of a few identities, one panel a scorer."""
+    if not data.projections:
+        return []
+    names = list(dict.fromkeys(name for p in data.projections for name in p.identities))
+    colours = series_colours(names)
+    figures = [
+        tag(
+            "figure",
+            scatter_chart(_dots(p), colours, label=f"Kernel PCA of {len(names)} identities by {p.scorer}"),
+            tag("figcaption", tag("b", p.scorer), ": views (discs) and distractors (crosses) of ",
+                f"{len(names)} identities, kernel PCA with the cosine kernel."),
+        )
+        for p in data.projections
+    ]  # fmt: skip
+    text = (
+        "Each colour is one identity. Discs are its views, crosses are distractors: other objects in the background "
+        "of one of its views. A good embedding gathers the discs of a colour and keeps its crosses apart. Every panel "
+        "is projected by itself; its axes have no unit."
+    )
+    return [
+        tag("h2", "Embeddings before and after"),
+        tag("p", text),
+        _legend(colours),
+        tag("div", figures, class_="figures"),
+    ]
+
+
+def _dots(projection: Projection) -> list[Dots]:
+    dots = []
+    points_N2 = kernel_pca(projection.embedding_ND)
+    identity = np.asarray(projection.identities)
+    view = np.asarray(projection.is_view, bool)
+    for name in dict.fromkeys(projection.identities):
+        for hollow in (False, True):
+            rows = (identity == name) & (view != hollow) & np.isfinite(points_N2).all(axis=1)
+            x, y = points_N2[rows].T.tolist()
+            dots.append(Dots(name=name, x=x, y=y, hollow=hollow))
+    return dots
+
+
+def sheet(data: ReportData) -> list[Markup]:
+    """Tuples with each scorer's similarities."""
+    if not data.sheet:
+        return []
+    text = (
+        "Below every picture: its similarity to the anchor by each scorer. A distractor is won (✓) by a scorer when "
+        "all of the anchor's positives are more similar to the anchor than the distractor is, and lost (✗) otherwise."
+    )
+    return [tag("h2", "Tuples"), tag("p", text), tag("p", data.sheet_note, class_="lead"), *map(_tuple, data.sheet)]
+
+
+def _tuple(item: SheetTuple) -> Markup:
+    pictures = [_picture(item.anchor, "anchor", item)]
+    pictures += [_picture(picture, "positive", item) for picture in item.positives]
+    pictures += [_picture(picture, "distractor", item) for picture in item.distractors]
+    heading = tag("h3", item.identity_id, f" · {item.category}" if item.category else None)
+    return tag("section", heading, tag("div", pictures, class_="pictures"), class_="tuple")
+
+
+def _picture(picture: SheetPicture, role: str, item: SheetTuple) -> Markup:
+    said = f"{role}: {picture.label}" if picture.label and picture.label != role else role
+    lines = []
+    for scorer, similarity in picture.similarities.items():
+        mark, outcome = "", None
+        if role == "distractor" and (won := _won(picture, item, scorer)) is not None:
+            mark, outcome = (" ✓", "win") if won else (" ✗", "lose")
+        lines.append([tag("dt", scorer), tag("dd", number(similarity, 3) + mark, class_=outcome)])
+    if picture.oracle is not None:
+        lines.append([tag("dt", "oracle"), tag("dd", number(picture.oracle, 3))])
+    caption = tag("figcaption", tag("b", said), tag("dl", lines) if lines else None)
+    alt = f"{said} of {item.identity_id}"
+    return tag("figure", tag("img", src=data_uri(picture.image), alt=alt, loading="lazy"), caption,
+               class_=f"picture {role}")  # fmt: skip
+
+
+def _won(picture: SheetPicture, item: SheetTuple, scorer: str) -> bool | None:
+    own = picture.similarities.get(scorer)
+    others = [value for p in item.positives if (value := p.similarities.get(scorer)) is not None]
+    if own is None or not math.isfinite(own) or not others:
+        return None
+    return all(value > own for value in others if math.isfinite(value))
+
+
+def run_facts(data: ReportData) -> list[Markup]:
+    """Facts, commands and settings of the run."""
+    parts: list[Markup] = []
+    if data.facts:
+        parts.append(_facts(data.facts.items()))
+    if data.commands:
+        parts += [tag("h3", "Commands"), tag("pre", "\n".join(data.commands), tabindex=0)]
+    if data.settings:
+        parts.append(tag("h3", "Settings"))
+        for stage, values in data.settings.items():
+            text = json.dumps(values, indent=2, ensure_ascii=False, default=str)
+            parts.append(tag("details", tag("summary", stage), tag("pre", text, tabindex=0)))
+    return [tag("h2", "The run"), *parts] if parts else []
+
+
+def _facts(items: Iterable[tuple[str, str]]) -> Markup:
+    return tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in items], class_="facts")
+
+
+def _legend(colours: dict[str, str]) -> Markup:
+    entries = [tag("li", tag("i", style=f"background:{colour}"), name) for name, colour in colours.items()]
+    return tag("ul", entries, class_="legend")
+
+
+def _table(caption: str, head: Sequence[Markup], body: Sequence[Markup]) -> Markup:
+    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
