@@ -14,7 +14,7 @@ from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.reporting.markup import DASH, Markup, tag
 
 WIDTH = 460
-FONT = 12
+FONT = 13
 BASELINE_COLOUR = "#8b929c"
 # Told apart also by people who see red and green alike, and dark enough on white.
 COLOURS = ("#1f5f99", "#d2761b", "#2d8a66", "#8a5aa8", "#b6405a", "#5c7f1d", "#3b3f8f", "#a06a2c")
@@ -71,7 +71,7 @@ def bar_chart(
 
     A group's name stands above its bars, so long names need no margin. A series without a value has no bar.
     """
-    left, right, bar, gap = 8, 44, 13, 12
+    left, right, bar, gap = 8, 46, 14, 13
     heights = [FONT + 8 + bar * len(series) + gap for series in groups.values()]
     top, bottom = 6, 34
     height = top + sum(heights) + bottom
@@ -112,6 +112,7 @@ def _bar(
     label_from = end
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         low, high = place(interval.low), place(interval.high)
+        parts.append(_line(low, middle, high, middle, "#ffffffb0", 3.6))
         parts.append(_line(low, middle, high, middle, INK, 1.2))
         parts += [_line(x, middle - 3, x, middle + 3, INK, 1.2) for x in (low, high)]
         label_from = max(end, high)
@@ -166,7 +167,7 @@ def scatter_chart(dots: Sequence[Dots], colours: Mapping[str, str], *, label: st
             if group.hollow:
                 west, east, north, south = _n(cx - 4), _n(cx + 4), _n(cy - 4), _n(cy + 4)
                 d = f"M{west} {north}L{east} {south}M{west} {south}L{east} {north}"
-                parts.append(tag("path", what, d=d, stroke=colour, stroke_width=1.5, fill="none", opacity=0.75))
+                parts.append(tag("path", what, d=d, stroke=colour, stroke_width=1.5, fill="none", opacity=0.6))
             else:
                 parts.append(tag("circle", what, cx=_n(cx), cy=_n(cy), r=6, fill=colour, stroke="#fff"))
     return _svg(parts, side + 2 * margin, label)
@@ -178,7 +179,7 @@ class _Frame:
     y_ticks: list[float]
     height: float
     left: float = 46
-    right: float = 14
+    right: float = 20
     top: float = 10
     bottom: float = 40
 

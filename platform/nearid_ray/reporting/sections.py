@@ -90,8 +90,9 @@ def results(data: ReportData) -> list[Markup]:
         parts.append(tag("h3", f"By engine: {name}"))
         parts.append(_main_table(data, rows, name))
         parts.append(_bars(data, rows, colours, name))
-        parts.append(tag("h3", f"By scorer: {name}"))
-        parts.append(_detail_table(data, rows, name))
+        # The second condition repeats the first one's columns: there for who asks, not in everybody's way.
+        details = [tag("summary", f"Gains, ordering and oracle: {name}"), _detail_table(data, rows, name)]
+        parts.append(tag("details", details, open=condition == conditions_of(data)[0]))
     if data.group_engines:
         listed = [(name, ", ".join(engines)) for name, engines in data.group_engines.items()]
         parts.append(tag("h3", "Groups of engines"))
@@ -99,20 +100,29 @@ def results(data: ReportData) -> list[Markup]:
     return parts
 
 
+def _names(data: ReportData, rows: Sequence[MetricsRow], *, groups: bool) -> list[str]:
+    """Engines in the order of their groups, or the groups in their own order."""
+    found = list(dict.fromkeys(row.name for row in rows if row.is_group == groups))
+    known = list(data.group_engines)
+    if not groups:
+        known = list(dict.fromkeys(engine for engines in data.group_engines.values() for engine in engines))
+    return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
+
+
 def _main_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) -> Markup:
     scorers = scorers_of(data)
     cells = {(row.name, row.scorer): row for row in rows}
-    names = list(dict.fromkeys(row.name for row in rows))
+    names = [*_names(data, rows, groups=False), *_names(data, rows, groups=True)]
     head = [
         tag("tr", tag("th", "Engine or group", rowspan=2, scope="col", class_="first"),
-            tag("th", "Identities", rowspan=2, scope="col"),
             [tag("th", scorer, colspan=2, scope="colgroup", class_="edge") for scorer in scorers]),
         tag("tr", [[tag("th", "SSR", scope="col", class_="edge"), tag("th", "PA", scope="col")] for _ in scorers]),
     ]  # fmt: skip
     body = []
     for name in names:
         found = [row for row in rows if row.name == name]
-        line = [tag("th", name, scope="row", class_="first"), tag("td", max(row.identities for row in found))]
+        identities = tag("small", f"{max(row.identities for row in found)} identities")
+        line = [tag("th", name, identities, scope="row", class_="first")]
         for scorer in scorers:
             row = cells.get((name, scorer))
             line.append(_rate((row.ssr, row.ssr_low, row.ssr_high) if row else None, edge=True))
@@ -133,39 +143,40 @@ def _rate(value: tuple[float, float, float] | None, *, edge: bool = False) -> Ma
 def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str], condition: str) -> Markup:
     charts = []
     for title, is_group in (("engine", False), ("group of engines", True)):
-        groups: dict[str, dict[str, Interval]] = {}
+        groups: dict[str, dict[str, Interval]] = {name: {} for name in _names(data, rows, groups=is_group)}
         for scorer in scorers_of(data):
             for row in rows:
                 if row.scorer == scorer and row.is_group == is_group:
                     interval = Interval(value=row.ssr, low=row.ssr_low, high=row.ssr_high)
-                    groups.setdefault(row.name, {})[scorer] = interval
+                    groups[row.name][scorer] = interval
         if groups:
             label = f"SSR by {title} for {', '.join(scorers_of(data))}, {condition}"
             caption = f"SSR by {title}, {condition}; the thin lines are 95 % intervals."
             chart = bar_chart(groups, colours, label=label, axis="SSR, %")
-            charts.append(tag("figure", _legend(colours), chart, tag("figcaption", caption)))
-    return tag("div", charts, class_="figures")
+            charts.append(tag("figure", chart, tag("figcaption", caption)))
+    return Markup(_legend(colours) + tag("div", charts, class_="figures"))
 
 
 def _detail_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) -> Markup:
     columns = ["Group", "Scorer", "SSR gain", "PA gain", "Ordering", "Oracle r", "Units", "Trials"]
-    head = [tag("tr", [tag("th", c, scope="col", class_="first" if c == "Group" else None) for c in columns])]
-    names = list(dict.fromkeys(row.name for row in rows if row.is_group)) or list(dict.fromkeys(r.name for r in rows))
+    head = [tag("tr", [tag("th", c, scope="col", class_="text" if c in columns[:2] else None) for c in columns])]
+    is_group = any(row.is_group for row in rows)
     body = []
-    for name in names:
-        for scorer in scorers_of(data):
-            for row in (row for row in rows if row.name == name and row.scorer == scorer):
-                line = [
-                    tag("th", name, scope="row", class_="first"),
-                    tag("td", scorer),
-                    _rate((row.ssr_gain, row.ssr_gain_low, row.ssr_gain_high)),
-                    _rate((row.pa_gain, row.pa_gain_low, row.pa_gain_high)),
-                    _rate((row.ordering, row.ordering_low, row.ordering_high)),
-                    _correlation(row),
-                    tag("td", row.units),
-                    tag("td", row.trials),
-                ]
-                body.append(tag("tr", line))
+    for name in _names(data, rows, groups=is_group):
+        found = {row.scorer: row for row in rows if row.name == name and row.is_group == is_group}
+        shown = [found[scorer] for scorer in scorers_of(data) if scorer in found]
+        for n, row in enumerate(shown):
+            line = [
+                tag("th", name, scope="rowgroup", rowspan=len(shown), class_="text top") if n == 0 else None,
+                tag("td", row.scorer, class_="text"),
+                _rate((row.ssr_gain, row.ssr_gain_low, row.ssr_gain_high)),
+                _rate((row.pa_gain, row.pa_gain_low, row.pa_gain_high)),
+                _rate((row.ordering, row.ordering_low, row.ordering_high)),
+                _correlation(row),
+                tag("td", row.units),
+                tag("td", row.trials),
+            ]
+            body.append(tag("tr", line, class_="starts" if n == 0 else None))
     caption = (
         f"{condition[0].upper()}{condition[1:]}. Gains over {data.baseline} in points, resampled in pairs. Ordering: "
         "how often a distractor is more similar to its view than a view of a random identity is, percent. Oracle r: "
@@ -201,10 +212,10 @@ def training(data: ReportData) -> list[Markup]:
         if any(line.x for line in lines):
             label = f"{title} by step for {', '.join(names)}"
             chart = line_chart(lines, colours, label=label, x_axis="step", y_axis=axis, dots=few)
-            figures.append(tag("figure", _legend(colours), chart, tag("figcaption", f"{title}, by step.")))
+            figures.append(tag("figure", chart, tag("figcaption", f"{title}, by step.")))
     note = "Losses of runs with another weight of the ranking term are sums of other parts; compare the curves' shape."
     several = [tag("p", note, class_="lead")] if len(names) > 1 else []
-    return [tag("h2", "Training"), *several, tag("div", figures, class_="figures")]
+    return [tag("h2", "Training"), *several, _legend(colours), tag("div", figures, class_="figures")]
 
 
 def kernel_pca(embedding_ND: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -334,5 +345,7 @@ def _legend(colours: dict[str, str]) -> Markup:
 
 
 def _table(caption: str, head: Sequence[Markup], body: Sequence[Markup]) -> Markup:
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    table = tag("table", tag("thead", head), tag("tbody", body), aria_label=caption)
+    box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    # The caption stands outside the scrolling box, so that it wraps at the page's width and not at the table's.
+    return tag("figure", tag("figcaption", caption), box)

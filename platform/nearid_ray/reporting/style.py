@@ -6,7 +6,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.55 "Source Sans 3", "Segoe UI", Roboto,
   "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-main, header, footer { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
+main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 36px; }
 h1 { font-size: clamp(1.5rem, 1.1rem + 1.8vw, 2.1rem); line-height: 1.2; margin: 0 0 .4em; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 2.4em 0 .5em; padding-top: .6em; border-top: 1px solid var(--rule); }
@@ -22,16 +22,21 @@ p { margin: .5em 0; max-width: 78ch; }
 .number span { color: var(--soft); font-size: .88rem; display: block; }
 .scroll { overflow-x: auto; max-width: 100%; margin: .8em 0; border: 1px solid var(--rule); border-radius: 6px; }
 .scroll:focus-visible { outline: 2px solid #1f5f99; }
-table { border-collapse: collapse; font-size: .9rem; width: 100%; font-variant-numeric: tabular-nums;
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; width: 100%; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
-caption { text-align: left; color: var(--soft); padding: .6em .8em; font-size: .9rem; }
-th, td { padding: .38em .75em; text-align: right; white-space: nowrap; border-top: 1px solid var(--rule); }
+th, td { padding: .34em .6em; text-align: right; white-space: nowrap; border-top: 1px solid var(--rule); }
 thead th { border-top: 0; border-bottom: 1px solid #b9c1ca; vertical-align: bottom; background: var(--wash); }
-th.first, td.first { text-align: left; position: sticky; left: 0; background: #fff; }
+th.first { text-align: left; position: sticky; left: 0; background: #fff; border-right: 1px solid var(--rule); }
 thead th.first { background: var(--wash); }
 tr.group th, tr.group td { background: #eef3f8; font-weight: 600; }
+tr.group td small { font-weight: 400; }
+tbody tr:first-child > * { border-top: 0; }
+th.text, td.text { text-align: left; }
+th.top { vertical-align: top; }
+tr.starts > * { border-top-color: #b9c1ca; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: .78rem; }
 td.edge, th.edge { border-left: 1px solid var(--rule); }
+td.edge:nth-child(2), th.edge:nth-child(2), tr:last-child > th.edge:first-child { border-left: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 22px; }
 figure { margin: 1em 0; min-width: 0; }
 figure svg { display: block; width: 100%; max-width: 560px; height: auto; }
@@ -69,6 +74,8 @@ footer { color: var(--soft); font-size: .88rem; padding-top: 2em; padding-bottom
   .facts { grid-template-columns: minmax(0, 1fr); }
   .facts dd { margin-bottom: .5em; }
   .tuple { padding: .7em; }
+  table { font-size: .82rem; }
+  th, td { padding: .3em .45em; }
 }
 @media print {
   .scroll { overflow: visible; }
