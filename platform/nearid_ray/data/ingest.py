@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from nearid_ray.data.card import write_card
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
-from nearid_ray.data.plan import make_plan
+from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
@@ -76,8 +76,8 @@ class IngestTask:
             }
 
 
-def ingest(importer: Importer, output: Dataset, run: RunSettings) -> RunSummary:
-    """Bring every identity of a source into `output`; a rerun does what is missing. Needs a Ray session."""
+def plan_ingest(importer: Importer, output: Dataset) -> Plan:
+    """List the source and plan what `output` misses. Raises UsageError before anything is written."""
     records, rejected = importer.list()
     _refuse_doubles(records)
     work = pa.table(
@@ -95,13 +95,18 @@ def ingest(importer: Importer, output: Dataset, run: RunSettings) -> RunSummary:
         rows_per_shard=max(1, min(512, _BYTES_PER_SHARD // importer.bytes_per_identity())),
     )
     write_rejected(output, "ingest", rejected)
+    return plan
+
+
+def ingest(importer: Importer, output: Dataset, plan: Plan, run: RunSettings) -> RunSummary:
+    """Make the planned identities; needs a Ray session where shards are pending."""
     summary = run_plan(IngestTask(importer), output, plan, run, title="ingest")
     write_card(
         output,
         title=importer.title,
         about=importer.about,
         licence=importer.licence,
-        facts={"identities": summary.rows, "identities with an error": summary.errors, "left out": len(rejected)},
+        facts={"identities": summary.rows, "identities with an error": summary.errors},
     )
     return summary
 

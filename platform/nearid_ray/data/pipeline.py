@@ -114,14 +114,12 @@ def run_shard(task: ShardTask, output: Dataset, shard: str, work: pa.Table) -> p
 
 def run_plan(task: ShardTask, output: Dataset, plan: Plan, settings: RunSettings, *, title: str) -> RunSummary:
     """Make the plan's pending shards on Ray Data and count what is there now. Needs a Ray session."""
-    cluster.check_shared(output.location)
-    pending = list(plan.pending)
-    if settings.retry_errors:
-        pending = sorted({*pending, *_shards_with_errors(output)})
+    pending = shards_to_make(output, plan, settings)
     shards = [plan.members(shard) for shard in pending]
     planned = sum(table.num_rows for table in shards)
     began = time.monotonic()
     if shards:
+        cluster.check_shared(output.location)
         workers, gpus = _placement(task, settings, len(shards))
         records = _run_on_ray(task, output, shards, workers, settings.cpus_per_worker, gpus, title)
         _write_log(output.location, records)
@@ -137,6 +135,13 @@ def run_plan(task: ShardTask, output: Dataset, plan: Plan, settings: RunSettings
         max_error_share=settings.max_error_share,
         error_examples=_error_examples(output) if errors else (),
     )
+
+
+def shards_to_make(output: Dataset, plan: Plan, settings: RunSettings) -> list[str]:
+    """Names of the shards that a run with these settings makes; with none, it needs no Ray session."""
+    if not settings.retry_errors:
+        return list(plan.pending)
+    return sorted({*plan.pending, *_shards_with_errors(output)})
 
 
 def _run_on_ray(

@@ -142,6 +142,13 @@ class Dataset:
         """What settings.json says, or None where there is no such file."""
         return self.read_json("settings.json")
 
+    def digest(self) -> str:
+        """Name of the settings that decide the dataset's content."""
+        settings = self.settings()
+        if settings is None:
+            raise UsageError(f"{self.location.uri}: no dataset here (no settings.json)")
+        return settings["content_digest"]
+
     def read_json(self, name: str) -> dict[str, Any] | None:
         place = self.location.child(name)
         return json.loads(place.read_bytes()) if place.exists() else None

@@ -1,0 +1,126 @@
+"""What every job does the same: exit codes, the summary table, summary.json, the MLflow run, the Ray session."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from nearid_ray.cluster import ray_session
+from nearid_ray.data.pipeline import RunSummary
+from nearid_ray.data.rejects import rejected_counts
+from nearid_ray.data.store import Dataset, Location
+from nearid_ray.errors import UsageError
+from nearid_ray.settings import dump_json
+from nearid_ray.tracking import Tracker, TrackingSettings, tracked
+
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; ran but failed (a crash, too many rows with errors); wrong settings or input; Ctrl-C."""
+
+
+def main(job: Callable[[Sequence[str]], int]) -> None:
+    """Run a job's function on the command line and end the process with its exit code."""
+    try:
+        code = job(sys.argv[1:])
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = MISUSED
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    sys.exit(code)
+
+
+@dataclass
+class Job:
+    """A running job: its tracker and what goes into its summary."""
+
+    tracker: Tracker
+    summary: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
+
+
+@contextmanager
+def running(
+    name: str,
+    output: Location,
+    settings: Mapping[str, Any],
+    *,
+    tracking: TrackingSettings,
+    inputs: Mapping[str, str] | None = None,
+    needs_ray: bool = True,
+) -> Iterator[Job]:
+    """A Ray session (where needed) and an MLflow run around a job; then `summary.json` in the output and a table.
+
+    The block fills `job.summary` (JSON-like) and sets `job.failed` where the outcome is not good enough.
+    """
+    began = time.monotonic()
+    session = ray_session() if needs_ray else nullcontext()
+    with session, tracked(name, output, tracking, settings, inputs or {}) as tracker:
+        job = Job(tracker)
+        yield job
+        job.summary["seconds"] = round(time.monotonic() - began, 1)
+        finish(name, output, job)
+
+
+def finish(name: str, output: Location, job: Job) -> None:
+    """Write summary.json, log it and print it as a table."""
+    data = dump_json({"job": name, "output": output.uri, "mlflow_run": job.tracker.run_id, **job.summary})
+    output.child("summary.json").write_bytes(data)
+    job.tracker.text(data.decode(), "summary.json")
+    job.tracker.metrics({key: value for key, value in job.summary.items() if _is_number(value)})
+    print_table(name, {**job.summary, "output": output.uri})
+
+
+def report_run(job: Job, output: Dataset, run: RunSummary) -> None:
+    """Put what a plan's run did into the job's summary."""
+    job.summary |= {
+        "rows": run.rows,
+        "rows_made": run.rows_made,
+        "rows_done_before": run.rows_before,
+        "rows_with_error": run.errors,
+        "shards_made": run.shards_made,
+        "rows_a_second": round(run.rows_made / run.seconds, 1) if run.rows_made else 0.0,
+        "left_out": rejected_counts(output),
+    }
+    if run.error_examples:
+        job.summary["error_examples"] = list(run.error_examples)
+    if run.failed:
+        job.failed = True
+        share = run.errors / run.rows
+        print(
+            f"{run.errors} of {run.rows} rows have an error ({share:.1%}), above the limit of {run.max_error_share:.1%} "
+            "(--max-error-share). They stay as rows with `error`; --retry-errors makes their shards again.",
+            file=sys.stderr,
+        )
+
+
+def exit_code(job: Job) -> int:
+    """The exit code that a job's outcome means."""
+    return FAILED if job.failed else OK
+
+
+def print_table(title: str, values: Mapping[str, Any]) -> None:
+    """Print `name  value` lines, nested values flattened."""
+    lines = list(_flat(values))
+    width = max((len(name) for name, _ in lines), default=0)
+    print(f"\n{title}\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in lines), flush=True)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", "; ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

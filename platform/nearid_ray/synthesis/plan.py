@@ -1,0 +1,200 @@
+"""The work list of synthesis: one row a (view, engine), with everything that decides its pixels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nearid_ray.data.store import Dataset
+from nearid_ray.errors import UsageError
+from nearid_ray.identifiers import seed_of, settings_digest, stable_hash
+from nearid_ray.synthesis.donors import choose_donor
+from nearid_ray.synthesis.engine import Engine
+
+_VIEW = "views.list.element."
+_PLAN_COLUMNS = [
+    "identity_id", "category", "description", "split", "source",
+    f"{_VIEW}view_id", f"{_VIEW}error", f"{_VIEW}mask_area", f"{_VIEW}size_px",
+]  # fmt: skip
+
+WORK_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("row_id", "identity_id")),
+        pa.field("view_index", pa.int32()),
+        *(pa.field(name, pa.string()) for name in ("view_id", "engine", "settings_hash", "input_shard")),
+        pa.field("input_row", pa.int32()),
+        pa.field("seed", pa.int64()),
+        pa.field("attempt", pa.int32()),
+        *(pa.field(name, pa.string()) for name in ("prompt", "negative_prompt", "donor_identity_id")),
+        pa.field("donor_view_index", pa.int32()),
+        *(pa.field(name, pa.string()) for name in ("donor_view_id", "donor_shard")),
+        pa.field("donor_row", pa.int32()),
+        *(pa.field(name, pa.string()) for name in ("category", "split", "source")),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlace:
+    """A usable view and where it lies."""
+
+    identity_id: str
+    view_index: int
+    view_id: str
+    category: str
+    description: str
+    split: str
+    source: str
+    size_px: int
+    has_mask: bool
+    error: str
+    shard: str
+    row: int
+
+
+def list_views(tuples: Dataset) -> Iterator[ViewPlace]:
+    """Every view of a tuples dataset, without reading a picture."""
+    for shard in tuples.shards():
+        place = tuples.shard(shard)
+        table = pq.read_table(place.path, filesystem=place.filesystem, columns=_PLAN_COLUMNS)
+        for row, identity in enumerate(table.to_pylist()):
+            for index, view in enumerate(identity["views"]):
+                yield ViewPlace(
+                    identity_id=identity["identity_id"],
+                    view_index=index,
+                    view_id=view["view_id"],
+                    category=identity["category"],
+                    description=identity["description"],
+                    split=identity["split"],
+                    source=identity["source"],
+                    size_px=view["size_px"],
+                    has_mask=view["mask_area"] is not None,
+                    error=view["error"],
+                    shard=shard,
+                    row=row,
+                )
+
+
+def engine_hash(engine: Engine, feather_px: float) -> str:
+    """Name of all settings of an engine that change pixels."""
+    return settings_digest(
+        {"family": engine.family, "revision": engine.revision, "feather_px": feather_px, "settings": engine.settings}
+    )
+
+
+def plan_synthesis(
+    views: Sequence[ViewPlace],
+    engines: Sequence[Engine],
+    *,
+    run_seed: int,
+    feather_px: float,
+    eval_only_groups: Sequence[str],
+    splits: Sequence[str],
+    embeddings: dict[str, np.ndarray] | None = None,
+) -> tuple[pa.Table, list[dict[str, str]]]:
+    """(work list, what is left out). Ordered by engine, then by where the views lie.
+
+    Left out, with reason: views with an error, views without a mask, and for engines that need a donor, identities
+    for which there is none. `embeddings` maps identity_id to a vector and lets donors be the nearest ones.
+    """
+    usable, rejected = _usable(views)
+    donors = _Donors(usable, embeddings) if any(engine.needs_donor for engine in engines) else None
+    rows: list[dict[str, Any]] = []
+    for engine in engines:
+        hash_ = engine_hash(engine, feather_px)
+        for view in usable:
+            if view.split not in splits or (engine.group in eval_only_groups and view.split == "train"):
+                continue
+            donor = None
+            if engine.needs_donor and donors is not None:
+                donor = donors.for_view(view)
+                if donor is None:
+                    rejected.append(_no_donor(view, engine))
+                    continue
+            row_id = stable_hash(view.identity_id, view.view_id, hash_, run_seed)
+            rows.append(_row(view, engine, hash_, row_id, donor))
+    return pa.Table.from_pylist(rows, schema=WORK_SCHEMA), rejected
+
+
+def _row(view: ViewPlace, engine: Engine, hash_: str, row_id: str, donor: ViewPlace | None) -> dict[str, Any]:
+    attempt = 0
+    return {
+        "row_id": row_id,
+        "identity_id": view.identity_id,
+        "view_index": view.view_index,
+        "view_id": view.view_id,
+        "engine": engine.name,
+        "settings_hash": hash_,
+        "input_shard": view.shard,
+        "input_row": view.row,
+        "seed": seed_of(row_id, attempt),
+        "attempt": attempt,
+        "prompt": view.description or view.category,
+        "negative_prompt": "",
+        "donor_identity_id": donor.identity_id if donor else "",
+        "donor_view_index": donor.view_index if donor else -1,
+        "donor_view_id": donor.view_id if donor else "",
+        "donor_shard": donor.shard if donor else "",
+        "donor_row": donor.row if donor else -1,
+        "category": view.category,
+        "split": view.split,
+        "source": view.source,
+    }
+
+
+def _usable(views: Sequence[ViewPlace]) -> tuple[list[ViewPlace], list[dict[str, str]]]:
+    usable: list[ViewPlace] = []
+    rejected: list[dict[str, str]] = []
+    seen: set[tuple[str, str]] = set()
+    for view in views:
+        record = {"record_id": f"{view.identity_id}/{view.view_index}", "identity_id": view.identity_id}
+        if view.error:
+            rejected.append(record | {"reason": "view-error", "detail": view.error})
+        elif not view.has_mask:
+            rejected.append(record | {"reason": "no-mask", "detail": "the view has no mask to paint into"})
+        elif (view.identity_id, view.view_id) in seen:
+            rejected.append(record | {"reason": "same-view-twice", "detail": "an earlier view has the same pixels"})
+        else:
+            seen.add((view.identity_id, view.view_id))
+            usable.append(view)
+    if not usable and views:
+        reasons = sorted({record["reason"] for record in rejected})
+        raise UsageError(f"none of the {len(views)} views can be painted ({', '.join(reasons)})")
+    return usable, rejected
+
+
+def _no_donor(view: ViewPlace, engine: Engine) -> dict[str, str]:
+    category = view.category or "(none)"
+    return {
+        "record_id": f"{view.identity_id}/{view.view_index}/{engine.name}",
+        "identity_id": view.identity_id,
+        "reason": "no-donor",
+        "detail": f"no other identity of category {category} in split {view.split}",
+    }
+
+
+class _Donors:
+    """Chooses a donor identity of the same category and split, and one of its views."""
+
+    def __init__(self, views: Sequence[ViewPlace], embeddings: dict[str, np.ndarray] | None) -> None:
+        self._embeddings = embeddings
+        self._views: dict[str, list[ViewPlace]] = {}
+        self._members: dict[tuple[str, str], list[str]] = {}
+        for view in views:
+            if view.identity_id not in self._views:
+                self._members.setdefault((view.category, view.split), []).append(view.identity_id)
+            self._views.setdefault(view.identity_id, []).append(view)
+        self._chosen: dict[str, str | None] = {}
+
+    def for_view(self, view: ViewPlace) -> ViewPlace | None:
+        """The donor's view: its views in turn, so that an identity's views get different ones where possible."""
+        if view.identity_id not in self._chosen:
+            candidates = self._members[view.category, view.split]
+            self._chosen[view.identity_id] = choose_donor(
+                view.identity_id, view.category, candidates, self._embeddings
+            )
+        donor = self._chosen[view.identity_id]
+        return None if donor is None else self._views[donor][view.view_index % len(self._views[donor])]

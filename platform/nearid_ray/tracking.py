@@ -1,0 +1,162 @@
+"""MLflow, in one place: one run a job, written by the driver alone."""
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearid_ray import __version__
+from nearid_ray.data.store import Location
+from nearid_ray.errors import UsageError
+
+_OFF = "off"
+_PARAM_LENGTH = 6000
+"""MLflow's limit on the length of a parameter's value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where the job's MLflow run goes."""
+
+    tracking_uri: str | None = None
+    """An MLflow server (http://...) or database (sqlite:////absolute/path.db), or `off`; by default the file mlflow.db
+    in the folder that holds the output."""
+    experiment: str = "nearid"
+    """Name of the MLflow experiment."""
+    run_name: str | None = None
+    """Name of the MLflow run; by default the job's name and the output's."""
+
+
+class Tracker:
+    """The job's MLflow run; every method is a no-op when tracking is off."""
+
+    def __init__(self, client: Any = None, run_id: str = "", uri: str = "") -> None:
+        self._client, self.run_id, self.uri = client, run_id, uri
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log settings."""
+        if self._client is None:
+            return
+        from mlflow.entities import Param
+
+        entries = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in values.items()]
+        for start in range(0, len(entries), 100):
+            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers at one step."""
+        self.history([{"step": step, **values}])
+
+    def history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log rows of numbers, each with its `step`; what is no number is passed over."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [
+            Metric(name, float(value), now, int(row["step"]))
+            for row in rows
+            for name, value in row.items()
+            if name != "step" and isinstance(value, int | float)
+        ]
+        for start in range(0, len(entries), 1000):
+            self._client.log_batch(self.run_id, metrics=entries[start : start + 1000])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Log tags."""
+        if self._client is not None:
+            for name, value in values.items():
+                self._client.set_tag(self.run_id, name, value)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text file."""
+        if self._client is not None:
+            self._client.log_text(self.run_id, text, name)
+
+    def file(self, path: str | Path, folder: str | None = None) -> None:
+        """Log a local file."""
+        if self._client is not None:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+
+@contextmanager
+def tracked(
+    job: str, output: Location, tracking: TrackingSettings, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Iterator[Tracker]:
+    """The job's run: settings as parameters, inputs and code version as tags; ends FINISHED or FAILED with the block."""
+    uri = _uri(output, tracking)
+    if uri == _OFF:
+        yield Tracker()
+        return
+    client = _client(uri)
+    name = tracking.run_name or f"{job} {output.path.rstrip('/').rsplit('/', 1)[-1]}"
+    run = client.create_run(_experiment(client, tracking.experiment, uri), run_name=name)
+    tracker = Tracker(client, run.info.run_id, uri)
+    tracker.params(settings)
+    tracker.tags({"job": job, "output": output.uri, "nearid_ray": __version__, **code_version(), **_named(inputs)})
+    if job_id := os.environ.get("RAY_JOB_SUBMISSION_ID"):
+        tracker.tags({"ray_job": job_id})
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run.info.run_id, status)
+
+
+def prepare_store(output: Location, tracking: TrackingSettings) -> None:
+    """Create the tracking database if it is not there; takes seconds the first time, so it can be done ahead."""
+    uri = _uri(output, tracking)
+    if uri != _OFF:
+        _experiment(_client(uri), tracking.experiment, uri)
+
+
+def code_version() -> dict[str, str]:
+    """The commit this code was checked out from, where it was."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"code": found.stdout.strip()}
+
+
+def _uri(output: Location, tracking: TrackingSettings) -> str:
+    if tracking.tracking_uri:
+        return tracking.tracking_uri
+    if not output.is_local:
+        raise UsageError(
+            f"{output.uri}: for outputs on S3 say where MLflow keeps its runs: --tracking-uri http://SERVER:5000, "
+            "sqlite:////absolute/path/mlflow.db, or off"
+        )
+    return f"sqlite:///{Path(output.path).parent / 'mlflow.db'}"
+
+
+def _client(uri: str) -> Any:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: Any, name: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    artifacts = None
+    if uri.startswith("sqlite:///"):
+        artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return client.create_experiment(name, artifact_location=artifacts)
+
+
+def _named(inputs: Mapping[str, str]) -> dict[str, str]:
+    return {f"input.{name}": uri for name, uri in inputs.items() if uri}
