@@ -62,7 +62,9 @@ def run(argv: Sequence[str]) -> int:
     output = Dataset(output_location(settings.output))
     plan = plan_ingest(importer, output)
     todo = shards_to_make(output, plan, settings.run)
-    with job.running("ingest", output.location, to_dict(settings), tracking=settings.tracking, needs_ray=bool(todo)) as it:
+    with job.running(
+        "ingest", output.location, to_dict(settings), tracking=settings.tracking, needs_ray=bool(todo)
+    ) as it:
         job.report_run(it, output, ingest(importer, output, plan, settings.run))
     return job.exit_code(it)
 

@@ -44,7 +44,12 @@ def run(argv: Sequence[str]) -> int:
     inputs = {"tuples": settings.tuples, "embeddings": settings.embeddings}
     todo = shards_to_make(output, plan, settings.run)
     with job.running(
-        "synthesize", output.location, to_dict(settings), tracking=settings.tracking, inputs=inputs, needs_ray=bool(todo)
+        "synthesize",
+        output.location,
+        to_dict(settings),
+        tracking=settings.tracking,
+        inputs=inputs,
+        needs_ray=bool(todo),
     ) as it:
         job.report_run(it, output, synthesize(tuples, output, plan, settings.synthesis, settings.run))
     return job.exit_code(it)

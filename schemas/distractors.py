@@ -29,14 +29,28 @@ DISTRACTORS = Table(
         image("mask", "The painted region, 255 inside: outside of it every pixel equals the view."),
         image("part_mask", "Pixels of the object that changed (part-level engines), or null."),
         described("size_px", pa.int32(), "Side in pixels; 0 where the row has an error."),
-        described("background_max_difference", pa.int32(), "Largest difference to the view outside the mask, 0 to 255; "
-                  "must be 0; -1 where the row has an error."),
-        described("object_mean_difference", pa.float32(), "Mean absolute difference to the view inside the mask, 0 to "
-                  "255: how much the object changed.", nullable=True),
-        described("verdict", pa.string(), "accepted; or why it is no good: unchanged | blank; none where the row has an "
-                  "error."),
-        described("oracle", pa.float64(), "Share of the object that stayed the same (part-level engines), or null.",
-                  nullable=True),
+        described(
+            "background_max_difference",
+            pa.int32(),
+            "Largest difference to the view outside the mask, 0 to 255; must be 0; -1 where the row has an error.",
+        ),
+        described(
+            "object_mean_difference",
+            pa.float32(),
+            "Mean absolute difference to the view inside the mask, 0 to 255: how much the object changed.",
+            nullable=True,
+        ),
+        described(
+            "verdict",
+            pa.string(),
+            "accepted; or why it is no good: unchanged | blank; none where the row has an error.",
+        ),
+        described(
+            "oracle",
+            pa.float64(),
+            "Share of the object that stayed the same (part-level engines), or null.",
+            nullable=True,
+        ),
         described("category", pa.string(), "The identity's category."),
         described("split", pa.string(), "The identity's split."),
         described("source", pa.string(), "The importer of the identity."),

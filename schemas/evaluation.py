@@ -19,8 +19,12 @@ SIMILARITIES = Table(
     purpose="One row a pair of images, scorer and condition.",
     fields=(
         described("pair_id", pa.string(), "Hash of the pair; the same for every scorer and condition."),
-        described("kind", pa.string(), "positive (two views of one identity) | distractor (view, distractor in its "
-                  "background) | random (views of two identities)."),
+        described(
+            "kind",
+            pa.string(),
+            "positive (two views of one identity) | distractor (view, distractor in its "
+            "background) | random (views of two identities).",
+        ),
         *_TRIAL_FIELDS,
         described("view_index", pa.int32(), "The first image: this view of the identity."),
         described("other_identity_id", pa.string(), "Identity of the second image (differs only for random pairs)."),

@@ -58,7 +58,11 @@ class Table:
     def schema(self) -> pa.Schema:
         """The Arrow schema, with the table's name, the contract's version and the Hugging Face features."""
         schema = pa.schema(list(self.fields))
-        metadata = {"nearid_table": self.name, "nearid_schema_version": SCHEMA_VERSION, "huggingface": _features(schema)}
+        metadata = {
+            "nearid_table": self.name,
+            "nearid_schema_version": SCHEMA_VERSION,
+            "huggingface": _features(schema),
+        }
         return schema.with_metadata(metadata)
 
 

@@ -8,6 +8,5 @@ from schemas.rejected import REJECTED
 from schemas.tuples import TUPLES
 
 TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (TUPLES, DISTRACTORS, REJECTED, TOKENS_INDEX, EMBEDDINGS, SIMILARITIES, MARGINS)
+    table.name: table for table in (TUPLES, DISTRACTORS, REJECTED, TOKENS_INDEX, EMBEDDINGS, SIMILARITIES, MARGINS)
 }

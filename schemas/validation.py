@@ -44,7 +44,9 @@ def validate(
         name = metadata.get("nearid_table")
         if name not in TABLES:
             known = ", ".join(sorted(TABLES))
-            return [Violation("", f"the metadata names no table of the contract (found {name!r}); expected one of: {known}")]
+            return [
+                Violation("", f"the metadata names no table of the contract (found {name!r}); expected one of: {known}")
+            ]
         table = TABLES[name]
     elif isinstance(table, str):
         table = TABLES[table]

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -35,7 +36,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     _quiet_ray()
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": True}
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if os.environ.get("RAY_ADDRESS"):
         modules = [str(_SOURCE_ROOT / "nearid_ray"), str(_schemas_root() / "schemas")]
         ray.init(runtime_env={"py_modules": modules}, **quiet)

@@ -62,8 +62,10 @@ def parse(
     if config is not None:
         overrides |= typed(cls, read_yaml(config), config)
     known = f" Presets: {', '.join(sorted(presets))} (--preset NAME)." if presets else ""
-    usage = "Values come from defaults, then --preset, then --config FILE.yaml, then flags." if presets else (
-        "Values come from defaults, then --config FILE.yaml, then flags."
+    usage = (
+        "Values come from defaults, then --preset, then --config FILE.yaml, then flags."
+        if presets
+        else ("Values come from defaults, then --config FILE.yaml, then flags.")
     )
     return tyro.cli(
         cls,

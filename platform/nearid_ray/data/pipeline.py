@@ -68,7 +68,9 @@ class ShardTask(Protocol):
     One work row gives one output row, in order; a row that fails becomes a row with `error`, it does not raise.
     """
 
-    uses_model: bool
+    @property
+    def uses_model(self) -> bool:
+        """Whether `compute` wants a GPU where the cluster has any."""
 
     def setup(self) -> None:
         """Once a worker, before the first `compute`: load the model."""
@@ -157,9 +159,9 @@ def _run_on_ray(
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is a shard; it must not be split between the steps
     pool = ray.data.ActorPoolStrategy(size=workers)
-    whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-    dataset = ray.data.from_arrow(list(shards))
-    arguments = {"fn_constructor_args": (task, output.location.uri)}
+    whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    dataset: Any = ray.data.from_arrow(list(shards))
+    arguments: dict[str, Any] = {"fn_constructor_args": (task, output.location.uri)}
     if gpus:
         dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
         dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **whole)

@@ -99,7 +99,9 @@ def _check_content(output: Dataset, table: str, content: dict[str, Any]) -> None
     if stored.get("table") != table:
         raise UsageError(f"{where} holds {stored.get('table')!r}, this job writes {table!r}; give another output")
     if stored.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(f"{where} has schema version {stored.get('schema_version')}, this program writes {SCHEMA_VERSION}")
+        raise UsageError(
+            f"{where} has schema version {stored.get('schema_version')}, this program writes {SCHEMA_VERSION}"
+        )
     differing = differences(stored["content"], content)
     if differing:
         raise UsageError(

@@ -84,7 +84,9 @@ def locate(uri: str | Path) -> Location:
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix") from error
+        raise UsageError(
+            f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix"
+        ) from error
     return Location(text.rstrip("/"), filesystem, path.rstrip("/"))
 
 
@@ -100,7 +102,9 @@ def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"no space left to write {path}; free some and run the same command again") from error
+            raise OSError(
+                errno.ENOSPC, f"no space left to write {path}; free some and run the same command again"
+            ) from error
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)

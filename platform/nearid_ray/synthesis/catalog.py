@@ -1,6 +1,7 @@
 """All engine configurations by name."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engine import Engine
@@ -13,7 +14,7 @@ def engine_factories() -> dict[str, Callable[[], Engine]]:
     """How to make each engine configuration; nothing is loaded yet."""
     factories: dict[str, Callable[[], Engine]] = {"exemplar": ExemplarEngine}
     for kind in KINDS:
-        factories[f"toybox-{kind}"] = lambda kind=kind: ToyboxEngine(kind)
+        factories[f"toybox-{kind}"] = partial(ToyboxEngine, kind)
     return factories
 
 

@@ -193,8 +193,6 @@ class _Donors:
         """The donor's view: its views in turn, so that an identity's views get different ones where possible."""
         if view.identity_id not in self._chosen:
             candidates = self._members[view.category, view.split]
-            self._chosen[view.identity_id] = choose_donor(
-                view.identity_id, view.category, candidates, self._embeddings
-            )
+            self._chosen[view.identity_id] = choose_donor(view.identity_id, view.category, candidates, self._embeddings)
         donor = self._chosen[view.identity_id]
         return None if donor is None else self._views[donor][view.view_index % len(self._views[donor])]

@@ -55,7 +55,9 @@ class SynthesisSettings:
             raise ValueError(f"splits holds {unknown or 'nothing'}; expected some of {', '.join(SPLITS)}")
         groups = {"train", "unseen", "part"}
         if set(self.eval_only_groups) - groups:
-            raise ValueError(f"eval_only_groups is {self.eval_only_groups}; expected some of {', '.join(sorted(groups))}")
+            raise ValueError(
+                f"eval_only_groups is {self.eval_only_groups}; expected some of {', '.join(sorted(groups))}"
+            )
         for name, low in (("feather_px", 0), ("min_object_difference", 0), ("rows_per_shard", 0), ("engine_batch", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")

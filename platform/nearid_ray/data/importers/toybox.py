@@ -9,8 +9,7 @@ from nearid_ray.data.masks import mask_quality
 from nearid_ray.identifiers import content_hash, seed_of
 from nearid_ray.toybox.captions import caption
 from nearid_ray.toybox.identity import description
-from nearid_ray.toybox.render import identity_from_seed, render, scene_from_seed, scene_seeds
-from nearid_ray.toybox.scene import SIZE_PX
+from nearid_ray.toybox.render import SIZE_PX, identity_from_seed, render, scene_from_seed, scene_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
