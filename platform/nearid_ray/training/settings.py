@@ -1,0 +1,161 @@
+"""What can be set about training, and where it runs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nearid_ray.errors import UsageError
+from nearid_ray.training.losses import NearIdObjective, Objective, Reduction
+from nearid_ray.training.selection import DistractorScope, SelectionSettings
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The recipe: all that decides what a head learns from a token cache. Defaults are the paper's."""
+
+    alpha: float = 0.5
+    """Weight of the ranking term, that distractors stay above other identities; at least 0."""
+    beta: float = 0.0
+    """Weight of the cohesion term, that an identity's views stay together; at least 0 (the paper's variant: 0.1)."""
+    temperature: float = 0.07
+    """What cosines are divided by to give logits; above 0."""
+    reduction: Reduction = "paper"
+    """How slots are averaged. paper: mean of each slot over the anchors that have it, then over slots. pairs: mean
+    over all filled slots. They differ where identities have different numbers of views."""
+    engines: tuple[str, ...] = ()
+    """Engines whose distractors are trained on; all of the train split when empty."""
+    distractors: DistractorScope = "views"
+    """views: one distractor a view of the identity, the anchor's own background first. anchor: several engines, all in
+    the anchor's own background."""
+    positives: int = 2
+    """Positive slots a sample; 1 or more. Identities with fewer other views leave slots empty."""
+    distractor_slots: int = 3
+    """Distractor slots a sample; 0 or more."""
+    anchor_mask_probability: float = 0.5
+    """Chance that an anchor's background is blacked out, 0 to 1; without effect on a cache without masked items."""
+    positive_mask_probability: float = 0.2
+    """The same for a positive."""
+    distractor_mask_probability: float = 0.6
+    """The same for a distractor."""
+    repeats: tuple[str, ...] = ()
+    """SOURCE=N: an epoch goes N times through the identities of a source, as in `mtg=4`; once where not named."""
+    learning_rate: float = 1e-4
+    """Learning rate after warm-up; above 0."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay; at least 0."""
+    adam_beta1: float = 0.9
+    """AdamW's decay of the mean gradient; 0 to below 1."""
+    adam_beta2: float = 0.999
+    """AdamW's decay of the mean squared gradient; 0 to below 1."""
+    clip: float = 1.0
+    """Largest norm of the gradient of all parameters; 0 clips nothing."""
+    warmup_steps: int = 100
+    """Steps in which the learning rate rises; it falls to zero along a cosine afterwards. Fewer than all steps."""
+    global_batch: int = 128
+    """Samples of a step, over all workers; 1 or more."""
+    epochs: int = 11
+    """How often training goes through the train split; 1 or more."""
+    max_steps: int = 0
+    """Number of steps instead of epochs; 0 takes `epochs`."""
+    evaluate_every: int = 50
+    """Steps between validations, by which the best head is kept; 0 validates never and keeps the last head."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints, from which an interrupted run goes on; 0 writes one at the end alone."""
+    precision: Precision = "fp32"
+    """What the head computes in; the loss is always float32. bf16 pays on GPUs."""
+    seed: int = 0
+    """Names every random choice of the data; 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "weight_decay", "clip"):
+            _check(name, getattr(self, name), "a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
+        for name in ("temperature", "learning_rate"):
+            _check(name, getattr(self, name), "a number above 0", lambda v: math.isfinite(v) and v > 0)
+        for name in ("anchor_mask_probability", "positive_mask_probability", "distractor_mask_probability"):
+            _check(name, getattr(self, name), "a probability from 0 to 1", lambda v: 0 <= v <= 1)
+        for name in ("adam_beta1", "adam_beta2"):
+            _check(name, getattr(self, name), "a number from 0 to below 1", lambda v: 0 <= v < 1)
+        for name in ("positives", "global_batch", "epochs"):
+            _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
+        for name in ("distractor_slots", "warmup_steps", "max_steps", "evaluate_every", "checkpoint_every", "seed"):
+            _check(name, getattr(self, name), "0 or more", lambda v: v >= 0)
+        _check("reduction", self.reduction, "paper or pairs", lambda v: v in ("paper", "pairs"))
+        _check("distractors", self.distractors, "views or anchor", lambda v: v in ("views", "anchor"))
+        _check("precision", self.precision, "fp32 or bf16", lambda v: v in ("fp32", "bf16"))
+        _check("engines", self.engines, "different names", lambda v: len(set(v)) == len(v) and all(v))
+        self.repeats_by_source()
+
+    def repeats_by_source(self) -> dict[str, int]:
+        """`repeats` as {source: times}."""
+        result: dict[str, int] = {}
+        for entry in self.repeats:
+            source, _, times = entry.partition("=")
+            if not source or not times.isdecimal() or int(times) < 1 or source in result:
+                raise UsageError(f"repeats: {entry!r} is not SOURCE=N with N of at least 1, each source once")
+            result[source] = int(times)
+        return result
+
+    def selection(self) -> SelectionSettings:
+        """The part that decides what a step reads."""
+        return SelectionSettings(
+            seed=self.seed,
+            positives=self.positives,
+            distractor_slots=self.distractor_slots,
+            distractors=self.distractors,
+            anchor_mask_probability=self.anchor_mask_probability,
+            positive_mask_probability=self.positive_mask_probability,
+            distractor_mask_probability=self.distractor_mask_probability,
+            repeats=self.repeats_by_source(),
+        )
+
+    def objective(self) -> Objective:
+        """What a step minimises."""
+        return NearIdObjective(alpha=self.alpha, beta=self.beta, temperature=self.temperature, reduction=self.reduction)
+
+    def planned_steps(self, batches_per_epoch: int) -> int:
+        """Number of steps of the whole run.
+
+        Raises:
+            UsageError: warm-up would not end before the run does.
+        """
+        steps = self.max_steps or self.epochs * batches_per_epoch
+        if self.warmup_steps >= steps:
+            raise UsageError(
+                f"warmup_steps {self.warmup_steps} must be below the number of steps, which is {steps}; lower it, or "
+                "train longer with epochs or max_steps"
+            )
+        return steps
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Learning rate of a step (from 0) of a run of so many: linear warm-up, then a cosine to zero."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / (steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Where training runs. None of it changes what is learned, up to rounding."""
+
+    workers: int = 2
+    """Processes that share every batch; 1 or more."""
+    gpu: bool = False
+    """Whether each worker takes a GPU."""
+    threads: int = 1
+    """CPU threads (and Ray CPUs) of a worker; 1 or more."""
+    max_failures: int = 3
+    """How often lost workers are replaced and training goes on from the last checkpoint; 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
+        _check("max_failures", self.max_failures, "0 or more", lambda v: v >= 0)
+
+
+def _check(name: str, value: object, expected: str, holds: Callable[[Any], bool]) -> None:
+    if not holds(value):
+        raise UsageError(f"{name} is {value!r}; expected {expected}")
