@@ -6,6 +6,7 @@ Everything follows from integers: an image can be drawn again from (identity_see
 Axes: H, W image pixels, C colour channels (RGB).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 from nearid_ray.identifiers import seed_of
 from nearid_ray.toybox.identity import PART_KINDS, ToyIdentity, sample_identity, sibling
-from nearid_ray.toybox.scene import Scene, sample_background, sample_scene
+from nearid_ray.toybox.scene import BACKGROUNDS, Scene, sample_background, sample_scene
 from nearid_ray.toybox.shapes import BODY, DARK, FRONT, Outline, outline_of, rasterize
 from nearid_ray.toybox.surface import decal_field, pattern_field
 
@@ -47,9 +48,9 @@ def identity_from_seed(seed: int) -> ToyIdentity:
     return sample_identity(rng_from_seed(seed))
 
 
-def scene_from_seed(seed: int, size_px: int = SIZE_PX) -> Scene:
-    """The scene with this seed."""
-    return sample_scene(rng_from_seed(seed), size_px)
+def scene_from_seed(seed: int, size_px: int = SIZE_PX, exclude_backgrounds: Sequence[str] = ()) -> Scene:
+    """The scene with this seed (and, where backgrounds are excluded, with these exclusions)."""
+    return sample_scene(rng_from_seed(seed), size_px, exclude_backgrounds)
 
 
 def views_of(identity_seed: int) -> int:
@@ -58,8 +59,13 @@ def views_of(identity_seed: int) -> int:
 
 
 def scene_seeds(identity_seed: int, n_views: int | None = None) -> list[int]:
-    """Seeds of an identity's scenes, `views_of` many unless said otherwise, all on different kinds of background."""
+    """Seeds of an identity's scenes, `views_of` many unless said otherwise, all on different kinds of background.
+
+    Raises ValueError for more views than there are backgrounds.
+    """
     count = views_of(identity_seed) if n_views is None else n_views
+    if not 0 <= count <= len(BACKGROUNDS):
+        raise ValueError(f"n_views is {count}; expected 0 to {len(BACKGROUNDS)}, the number of backgrounds")
     seeds: list[int] = []
     used: set[str] = set()
     attempt = 0
@@ -73,10 +79,16 @@ def scene_seeds(identity_seed: int, n_views: int | None = None) -> list[int]:
     return seeds
 
 
+def scenes_for(identity_seed: int, n_views: int | None = None, size_px: int = SIZE_PX) -> list[Scene]:
+    """The scenes of `scene_seeds`."""
+    return [scene_from_seed(seed, size_px) for seed in scene_seeds(identity_seed, n_views)]
+
+
 def render(identity: ToyIdentity, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draw an object into a scene.
 
-    Returns the image, uint8 RGB (H, W, 3), and its mask, uint8 (H, W), 255 wherever the object covers any part of a pixel.
+    Returns the image, uint8 RGB (H, W, 3), and its mask, uint8 (H, W), 255 wherever the object covers any part of a
+    pixel.
     """
     outline = outline_of(identity.category, identity.form, scene.yaw_rad)
     layers_4HW = rasterize(outline, scene.homography_33, scene.size_px)

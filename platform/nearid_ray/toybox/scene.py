@@ -279,7 +279,8 @@ def _clutter(rng: np.random.Generator, size_px: int) -> np.ndarray:
 def _wallpaper(rng: np.random.Generator, size_px: int) -> np.ndarray:
     columns_HW, rows_HW = _unit_grid(size_px)
     stripes, angle = _uniform(rng, 4.0, 10.0), _uniform(rng, 0.0, np.pi)
-    wave_HW = np.cos(2 * np.pi * stripes * (columns_HW * np.float32(np.cos(angle)) + rows_HW * np.float32(np.sin(angle))))
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    wave_HW = np.cos(2 * np.pi * stripes * (columns_HW * cos + rows_HW * sin))
     return _mix(_any_color(rng), _any_color(rng), np.clip(3 * wave_HW + 0.5, 0, 1))
 
 

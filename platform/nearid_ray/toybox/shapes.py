@@ -8,6 +8,7 @@ Axes: S image side in pixels, N points of a polygon.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ class Outline:
 
     def stroke(self, layer: int, points: Points, width: float) -> None:
         """A line of the given width, one quadrilateral a segment."""
-        for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+        for (x0, y0), (x1, y1) in pairwise(points):
             length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-6)
             along_x, along_y = (x1 - x0) / length * width / 2, (y1 - y0) / length * width / 2
             # Segments overlap by a quarter of the width so that bends have no notch.
@@ -143,7 +144,8 @@ def _bottle(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
 
 def _lamp(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
     a, b, c, d, e = form
-    top, bottom, height, foot, pole = 0.16 + 0.30 * a, 0.46 + 0.34 * b, 0.60 + 0.36 * c, 0.22 + 0.30 * d, 0.05 + 0.09 * e
+    top, bottom, height = 0.16 + 0.30 * a, 0.46 + 0.34 * b, 0.60 + 0.36 * c
+    foot, pole = 0.22 + 0.30 * d, 0.05 + 0.09 * e
     o.turned(BEHIND, [(-0.25, pole), (0.88, pole)])
     o.turned(BEHIND, [(0.72, foot * 0.65), (0.92, foot)])
     o.turned(BODY, [(-0.90, top), (-0.90 + height, bottom)])
@@ -234,7 +236,8 @@ def _backpack(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
     a, b, c, d, e = form
     half, height, corner = (0.42 + 0.22 * a) * cos_yaw, 0.54 + 0.26 * b, 0.10 + 0.30 * c
     pocket_half, pocket = half * (0.5 + 0.36 * d), 0.20 + 0.26 * e
-    o.stroke(BEHIND, [(-0.17, -height + 0.03), (-0.13, -height - 0.14), (0.13, -height - 0.14), (0.17, -height + 0.03)], 0.09)
+    foot_y, top_y = -height + 0.03, -height - 0.14
+    o.stroke(BEHIND, [(-0.17, foot_y), (-0.13, top_y), (0.13, top_y), (0.17, foot_y)], 0.09)
     shoulder = corner * 0.6 * cos_yaw
     o.polygon(
         BODY,
@@ -250,7 +253,8 @@ def _backpack(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
 
 def _chair(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
     a, b, c, d, e = form
-    half, back, seat, leg, splay = (0.36 + 0.20 * a) * cos_yaw, 0.62 + 0.36 * b, 0.10 + 0.20 * c, 0.10 + 0.14 * d, 0.16 * e
+    half, back, seat = (0.36 + 0.20 * a) * cos_yaw, 0.62 + 0.36 * b, 0.10 + 0.20 * c
+    leg, splay = 0.10 + 0.14 * d, 0.16 * e
     for side in (-1.0, 1.0):
         o.stroke(BEHIND, [(side * half, seat + 0.05), (side * (half + splay), 0.92)], leg)
     o.polygon(
