@@ -1,0 +1,81 @@
+"""A grid of pictures with short captions, to look at what a job made."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP_PX = 6
+_LINE_PX = 16
+_FONT_PX = 12
+_PAPER = (255, 255, 255)
+_INK = (20, 20, 20)
+_EMPTY = (225, 225, 225)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    captions: Sequence[Sequence[str]] | None = None,
+    *,
+    cell_px: int = 160,
+) -> np.ndarray:
+    """Pictures in a grid as one uint8 (H, W, 3) picture.
+
+    `rows` holds uint8 pictures (h, w, 3) or masks (h, w) of any size; None leaves a grey cell. Each is fitted into a
+    square of `cell_px`, keeping its aspect. `captions` has the rows' shape; each caption is one line below its picture,
+    shortened with an ellipsis where it is too long. Rows may differ in length.
+
+    Raises ValueError when there is nothing to show or when captions and rows differ in shape.
+    """
+    if not any(len(row) for row in rows):
+        raise ValueError("no pictures given; expected at least one row with one picture")
+    if captions is not None and [len(row) for row in captions] != [len(row) for row in rows]:
+        raise ValueError(
+            f"captions of lengths {[len(row) for row in captions]} for rows of lengths {[len(row) for row in rows]}; "
+            "expected one caption a picture"
+        )
+    step_x = cell_px + _GAP_PX
+    step_y = cell_px + _GAP_PX + (_LINE_PX if captions is not None else 0)
+    width = _GAP_PX + step_x * max(len(row) for row in rows)
+    sheet = Image.new("RGB", (width, _GAP_PX + step_y * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_PX)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            x, y = _GAP_PX + j * step_x, _GAP_PX + i * step_y
+            cell = _fitted(picture, cell_px)
+            sheet.paste(cell, (x + (cell_px - cell.width) // 2, y + (cell_px - cell.height) // 2))
+            if captions is not None:
+                draw.text((x, y + cell_px + 1), _shortened(captions[i][j], cell_px, font), fill=_INK, font=font)
+    return np.array(sheet)
+
+
+def outlined(image_HW3: np.ndarray, mask_HW: np.ndarray, colour: tuple[int, int, int] = (255, 40, 40)) -> np.ndarray:
+    """A copy of the picture with the mask's inner outline drawn in `colour`, a hundredth of the width thick."""
+    thickness = max(1, round(image_HW3.shape[1] / 100))
+    inside = np.pad(mask_HW > 0, 1)
+    eroded = inside.copy()
+    for _ in range(thickness):
+        core = eroded.copy()
+        core[1:-1, 1:-1] &= eroded[:-2, 1:-1] & eroded[2:, 1:-1] & eroded[1:-1, :-2] & eroded[1:-1, 2:]
+        eroded = core
+    edge = (inside & ~eroded)[1:-1, 1:-1]
+    return np.where(edge[..., None], np.array(colour, np.uint8), image_HW3)
+
+
+def _fitted(picture: np.ndarray | None, cell_px: int) -> Image.Image:
+    if picture is None:
+        return Image.new("RGB", (cell_px, cell_px), _EMPTY)
+    image = Image.fromarray(picture).convert("RGB")
+    scale = cell_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+
+
+def _shortened(text: str, width_px: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width_px:
+        return text
+    while text and font.getlength(text + "...") > width_px:
+        text = text[:-1]
+    return text + "..."
