@@ -1,0 +1,221 @@
+"""The token cache: what a frozen backbone says of every item, on disk, read without copying.
+
+A cache is a dataset folder whose `data/*.parquet` hold the index (schemas.TOKENS_INDEX) and whose `tokens/*.arrow`
+hold the tokens: one Arrow IPC file a shard, one record batch, one fixed-size-list column of T * D float16 numbers,
+uncompressed, so that a memory map of the file is the array itself. `backbone.json` describes the backbone and
+`head.safetensors` is its own attention-pooling head: training needs nothing else of it.
+
+Axes: N items, T tokens, D token width.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+
+from nearid_ray.data.plan import differences
+from nearid_ray.data.store import Dataset, Location, locate
+from nearid_ray.errors import UsageError
+from schemas import TOKENS_INDEX
+
+TOKENS_FOLDER = "tokens"
+BACKBONE_FILE = "backbone.json"
+HEAD_FILE = "head.safetensors"
+
+_AGAIN = "run embed again with the same settings; it makes what is missing"
+
+
+def tokens_bytes(tokens_NTD: NDArray[np.float16]) -> pa.Buffer:
+    """A shard's token file; the same tokens give the same bytes."""
+    items, tokens, width = tokens_NTD.shape
+    flat = pa.array(np.ascontiguousarray(tokens_NTD).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, tokens * width)
+    field = pa.field("tokens", column.type, nullable=False)
+    schema = pa.schema([field], metadata={"tokens": str(tokens), "width": str(width)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([column], schema=schema), custom_metadata={"items": str(items)})
+    return sink.getvalue()
+
+
+def map_tokens(path: str | Path, items: int, tokens: int, width: int) -> NDArray[np.float16]:
+    """A token file as a read-only array (items, tokens, width) over its memory map.
+
+    Raises UsageError, naming the file, when it is missing, cut off, no token file, or of another shape.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        values = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"the token file {path} is missing; {_AGAIN}") from error
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise UsageError(f"the token file {path} is broken or cut off ({error}); delete it and its index, {_AGAIN}") from error
+    if values.dtype != np.float16 or values.size != items * tokens * width:
+        raise UsageError(
+            f"the token file {path} holds {values.size} numbers of {values.dtype}; expected {items} items of "
+            f"{tokens} x {width} float16. Delete it and its index, {_AGAIN}"
+        )
+    return values.reshape(items, tokens, width)
+
+
+class TokenCache:
+    """A complete token cache, open for reading.
+
+    Attributes:
+        index: one row an item over all shards (schemas.TOKENS_INDEX), in the order of shard name and row.
+        tokens, width: shape (T, D) of an item's tokens.
+        backbone: who made the tokens: spec, revision, fingerprint, tokens, width, heads, mlp_width, layer_norm_eps.
+        content: the settings that decide what the tokens are; `fingerprint` is their name.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        stored, backbone = dataset.settings(), dataset.read_json(BACKBONE_FILE)
+        if stored is None or backbone is None:
+            raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {_AGAIN}")
+        self.uri = dataset.location.uri
+        self.fingerprint: str = stored["content_digest"]
+        self.content: dict[str, Any] = stored["content"]
+        self.backbone: dict[str, Any] = backbone
+        self.tokens: int = backbone["tokens"]
+        self.width: int = backbone["width"]
+        self._head_file = dataset.location.child(HEAD_FILE)
+        self.index = dataset.read(columns=TOKENS_INDEX.schema.names).combine_chunks()
+        self._shards, self._shard_of_N = self._map(dataset)
+        self._row_of_N = self.index["row"].to_numpy()
+        self._usable_N = np.asarray(self.index["error"].to_numpy(zero_copy_only=False) == "", bool)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | Path | Location,
+        *,
+        fingerprint: str | None = None,
+        content: Mapping[str, Any] | None = None,
+        backbone: str | None = None,
+        local_dir: str | Path | None = None,
+    ) -> Self:
+        """The cache in a dataset folder.
+
+        Args:
+            uri: the output of embed. One that is not on this machine's disks is copied to `local_dir` first.
+            fingerprint: refuse a cache with another one: made with other settings or from other data.
+            content: the settings that such a fingerprint names; the refusal then says what differs.
+            backbone: fingerprint of the backbone the tokens must come from.
+            local_dir: folder for copies of remote caches; what is there already is not copied again.
+
+        Raises:
+            UsageError: there is no cache, it is not complete, a token file is missing or broken, or it is not the one
+                asked for.
+        """
+        dataset = Dataset.open(uri, TOKENS_INDEX.name)
+        _check_asked(dataset, fingerprint, content, backbone)
+        missing = dataset.missing_shards()
+        if missing:
+            raise UsageError(
+                f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; {_AGAIN}"
+            )
+        if not dataset.location.is_local:
+            if local_dir is None:
+                raise UsageError(f"{dataset.location.uri} is not on a local disk; give a local folder to copy it to")
+            dataset = _local_copy(dataset, Path(local_dir))
+        return cls(dataset)
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    def __repr__(self) -> str:
+        return f"TokenCache({self.uri!r}, items={len(self)}, tokens={self.tokens}, width={self.width})"
+
+    def gather(self, index_rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Copy the tokens of the given rows of `index` into `out` (N, T, D), in their order; returns `out`.
+
+        Raises:
+            IndexError: a row is outside the index.
+            ValueError: `out` has another shape or type, or a row has an error and therefore no tokens.
+        """
+        rows = np.asarray(index_rows)
+        if out.shape != (len(rows), self.tokens, self.width) or out.dtype != np.float16:
+            raise ValueError(
+                f"out has shape {out.shape} and type {out.dtype}; expected {(len(rows), self.tokens, self.width)} of float16"
+            )
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"index rows {rows.min()} to {rows.max()} asked for; the cache has {len(self)} rows")
+        usable = self._usable_N[rows]
+        if not usable.all():
+            bad = int(rows[~usable][0])
+            raise ValueError(f"index row {bad} has no tokens: {self.index['error'][bad].as_py()}")
+        shards = self._shards
+        for place, (shard, row) in enumerate(zip(self._shard_of_N[rows].tolist(), self._row_of_N[rows].tolist(), strict=True)):
+            out[place] = shards[shard][row]
+        return out
+
+    def view(self, index_row: int) -> NDArray[np.float16]:
+        """Tokens (T, D) of one row without copying. Read-only: the memory is the file."""
+        return self._shards[int(self._shard_of_N[index_row])][int(self._row_of_N[index_row])]
+
+    def head_state(self) -> dict[str, Any]:
+        """Weights of the backbone's own attention-pooling head, as torch tensors in float32."""
+        from safetensors.torch import load
+
+        if not self._head_file.exists():
+            raise UsageError(f"{self._head_file.uri} is missing; {_AGAIN}")
+        return load(self._head_file.read_bytes())
+
+    def _map(self, dataset: Dataset) -> tuple[list[NDArray[np.float16]], NDArray[np.int64]]:
+        encoded = self.index["shard"].combine_chunks().dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        shard_of_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        folder = Path(dataset.location.child(TOKENS_FOLDER).path)
+        counts = np.bincount(shard_of_N, minlength=len(names)).tolist()
+        maps = [
+            map_tokens(folder / f"{name}.arrow", count, self.tokens, self.width)
+            for name, count in zip(names, counts, strict=True)
+        ]
+        return maps, shard_of_N
+
+
+def _check_asked(
+    dataset: Dataset, fingerprint: str | None, content: Mapping[str, Any] | None, backbone: str | None
+) -> None:
+    where, stored = dataset.location.uri, dataset.settings() or {}
+    made_by = dataset.read_json(BACKBONE_FILE) or {}
+    if backbone is not None and made_by.get("fingerprint") != backbone:
+        raise UsageError(
+            f"{where} holds tokens of the backbone {made_by.get('spec')} (fingerprint {made_by.get('fingerprint')}); "
+            f"expected those of the backbone with fingerprint {backbone}. Embed with that backbone into another output."
+        )
+    differing = differences(stored.get("content", {}), dict(content)) if content is not None else []
+    if differing or (fingerprint is not None and stored.get("content_digest") != fingerprint):
+        said = "".join(f"\n  {line}" for line in differing)
+        raise UsageError(
+            f"{where} is not the token cache asked for: its fingerprint is {stored.get('content_digest')}, expected "
+            f"{fingerprint or 'that of the settings given'}; it was made with other settings or from other data.{said}\n"
+            "Give the cache that was used before, or embed again into another output."
+        )
+
+
+def _local_copy(dataset: Dataset, folder: Path) -> Dataset:
+    """A copy on disk; files of the same size that are not older are kept."""
+    stored = dataset.settings() or {}
+    target = Dataset(locate(folder).child(stored["content_digest"]))
+    root = dataset.location
+    found = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True))
+    for entry in found:
+        name = entry.path.removeprefix(root.path).lstrip("/")
+        if entry.type == pafs.FileType.File and not name.startswith(("plan/", "log/")):
+            _copy(root.child(name), target.location.child(name), entry)
+    return target
+
+
+def _copy(source: Location, target: Location, entry: pafs.FileInfo) -> None:
+    there = target.filesystem.get_file_info(target.path)
+    changed = entry.mtime or datetime.now(UTC)
+    if there.type == pafs.FileType.File and there.size == entry.size and there.mtime >= changed:
+        return
+    target.write_bytes(source.read_bytes())
