@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from nearid_ray.evaluation import bootstrap
 from nearid_ray.evaluation.bootstrap import bootstrap_difference, bootstrap_rates, percentile_interval, resample_weights
 from nearid_ray.evaluation.margins import TrialCounts, count_trials

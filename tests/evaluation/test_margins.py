@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from nearid_ray.evaluation.margins import (
     count_matrix,
     count_trials,

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+
+import schemas
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.margins import count_trials
 from nearid_ray.evaluation.pairs import plan_pairs
@@ -16,8 +18,6 @@ from nearid_ray.evaluation.similarities import (
     scored_records,
     similarity_records,
 )
-
-import schemas
 
 
 def image_table(seed: int, identities: int = 9, engines=("redraw", "decal")) -> pa.Table:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from nearid_ray.evaluation.bootstrap import resample_weights
 from nearid_ray.evaluation.correlations import bootstrap_pearson, fisher_mean, pearson
 from nearid_ray.evaluation.margins import sample_success_rate

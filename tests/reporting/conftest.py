@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
+
 from nearid_ray.evaluation.pairs import plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
 from nearid_ray.evaluation.summary import engine_groups, metrics_rows
 from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple, TrainingCurve
-from PIL import Image
 
 ENGINES = {
     "toybox-redraw": 0.2,

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, nice_ticks, scatter_chart
 from nearid_ray.reporting.markup import VOID_TAGS, data_uri
