@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
-from nearid_ray.data.plan import make_plan
+from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import stable_hash
@@ -119,15 +119,17 @@ class HeadTask:
         names = list(dict.fromkeys(prepared["scorer"].to_pylist()))
         scorer_N = prepared["scorer"].to_numpy(zero_copy_only=False)
         row_N = prepared["index_row"].to_numpy()
+        # An item with an error has no tokens to read.
+        usable_N = prepared["error"].to_numpy(zero_copy_only=False) == ""
         embedding_ND = np.full((len(prepared), self._cache.width), np.nan, np.float32)
         by_rows: dict[bytes, list[str]] = {}
         for name in names:
-            by_rows.setdefault(row_N[scorer_N == name].tobytes(), []).append(name)
+            by_rows.setdefault(row_N[usable_N & (scorer_N == name)].tobytes(), []).append(name)
         for rows, group in by_rows.items():
             heads = [self.heads[name].to(device).eval() for name in group]
             found = embed_rows(self._cache, np.frombuffer(rows, np.int64), heads, device)
             for name, part_ND in zip(group, found, strict=True):
-                embedding_ND[scorer_N == name] = part_ND
+                embedding_ND[usable_N & (scorer_N == name)] = part_ND
         return embedding_ND
 
     def finish(self, work: pa.Table, computed: NDArray[np.float32]) -> ShardResult:
@@ -199,6 +201,35 @@ def embedding_work(
     return pa.concat_tables(parts).sort_by(order)
 
 
+def plan_heads(
+    index: pa.Table,
+    heads: Mapping[str, nn.Module],
+    output: Dataset,
+    *,
+    fingerprint: str,
+    split: str = "test",
+    conditions: Sequence[str] = ("full", "foreground"),
+    items_per_shard: int = 1024,
+) -> Plan:
+    """Plan the embeddings of all heads into `output`, on top of what is planned there.
+
+    Args:
+        index: of the token cache.
+        heads: the head of each scorer.
+        fingerprint: names the content of the cache; an output made from another cache is refused.
+
+    Raises:
+        UsageError: the split is empty, or the output holds a scorer of the same name with other weights.
+    """
+    digests = {scorer: head_digest(head) for scorer, head in heads.items()}
+    work = embedding_work(index, digests, split=split, conditions=conditions, items_per_shard=items_per_shard)
+    _refuse_other_heads(output, digests)
+    content = {"tokens": fingerprint, "split": split, "items_per_shard": items_per_shard}
+    return make_plan(
+        output, work, table=EMBEDDINGS.name, content=content, rows_per_shard=len(work) + 1, break_on=("block",)
+    )
+
+
 def embed_heads(
     open_cache: Callable[[], TokenSource],
     heads: Mapping[str, nn.Module],
@@ -214,20 +245,16 @@ def embed_heads(
 
     Args:
         open_cache: opens the token cache; a plain function or partial, pickled to the workers.
-        heads: the head of each scorer.
-        fingerprint: names the content of the cache; an output made from another cache is refused.
-
-    Raises:
-        UsageError: the split is empty, or the output holds a scorer of the same name with other weights.
+        heads, fingerprint, split, conditions, items_per_shard: as in `plan_heads`, which also says what is refused.
     """
-    digests = {scorer: head_digest(head) for scorer, head in heads.items()}
-    work = embedding_work(
-        open_cache().index, digests, split=split, conditions=conditions, items_per_shard=items_per_shard
-    )
-    _refuse_other_heads(output, digests)
-    content = {"tokens": fingerprint, "split": split, "items_per_shard": items_per_shard}
-    plan = make_plan(
-        output, work, table=EMBEDDINGS.name, content=content, rows_per_shard=len(work) + 1, break_on=("block",)
+    plan = plan_heads(
+        open_cache().index,
+        heads,
+        output,
+        fingerprint=fingerprint,
+        split=split,
+        conditions=conditions,
+        items_per_shard=items_per_shard,
     )
     return run_plan(HeadTask(open_cache, heads), output, plan, run, title="embed pictures with heads")
 
