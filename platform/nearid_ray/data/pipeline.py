@@ -163,9 +163,10 @@ def _run_on_ray(
     dataset: Any = ray.data.from_arrow(list(shards))
     arguments: dict[str, Any] = {"fn_constructor_args": (task, output.location.uri)}
     if gpus:
+        packed = whole | {"batch_size": 1}  # a packed shard is one row
         dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
-        dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **whole)
-        dataset = dataset.map_batches(_finish, fn_args=(task, output.location.uri), num_cpus=1, **whole)
+        dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **packed)
+        dataset = dataset.map_batches(_finish, fn_args=(task, output.location.uri), num_cpus=1, **packed)
     else:
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,7 +83,7 @@ def locate(uri: str | Path) -> Location:
         path = os.path.abspath(os.path.expanduser(text))
         return Location(path, pafs.LocalFileSystem(), path)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(text)
+        filesystem, path = pafs.FileSystem.from_uri(quote(text, safe="/:?&=@%+,~"))
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(
             f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix"

@@ -1,0 +1,91 @@
+"""The contract: every violation is named, and what is written opens elsewhere."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import schemas
+from schemas.document import document
+
+
+def _distractor(**changes) -> dict:
+    row = {name: None for name in schemas.DISTRACTORS.schema.names}
+    for field in schemas.DISTRACTORS.fields:
+        if not field.nullable:
+            row[field.name] = "x" if pa.types.is_string(field.type) else 1
+    return row | {"split": "test", "verdict": "accepted", "error": ""} | changes
+
+
+def _distractors(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schemas.DISTRACTORS.schema)
+
+
+def _said(violations: list[schemas.Violation]) -> str:
+    return "\n".join(map(str, violations))
+
+
+def test_a_right_table_has_no_violation():
+    assert schemas.validate(_distractors(_distractor())) == []
+
+
+def test_every_field_of_every_table_has_a_description():
+    for table in schemas.TABLES.values():
+        stack = list(table.fields)
+        while stack:
+            field = stack.pop()
+            assert (field.metadata or {}).get(b"description"), f"{table.name}.{field.name}"
+            if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+                stack += [field.type.value_type.field(i) for i in range(field.type.value_type.num_fields)]
+
+
+def test_missing_unknown_and_wrongly_typed_columns_are_all_named():
+    table = _distractors(_distractor()).drop_columns(["seed"]).append_column("extra", pa.array([1]))
+    place = table.schema.get_field_index("attempt")
+    table = table.set_column(place, "attempt", pa.array(["0"]))
+    said = _said(schemas.validate(table))
+    assert "seed: missing column of type int64" in said
+    assert "extra: unknown column" in said
+    assert "attempt: type string, expected int32" in said
+
+
+def test_nulls_odd_values_and_doubled_keys_are_counted_with_examples():
+    loose = pa.schema([pa.field(f.name, f.type) for f in schemas.DISTRACTORS.schema], schemas.DISTRACTORS.schema.metadata)
+    rows = [_distractor(distractor_id=i, split=s) for i, s in (("a", "test"), ("a", "test"), ("b", "holdout"))]
+    rows.append(_distractor(distractor_id="c", prompt=None))
+    said = _said(schemas.validate(pa.Table.from_pylist(rows, schema=loose)))
+    assert "distractor_id: 1 duplicate key(s), e.g. a" in said
+    assert "split: value(s) outside train, val, test: 'holdout' (1)" in said
+    assert "prompt: 1 null(s)" in said
+
+
+def test_values_inside_the_views_are_checked():
+    row = {"identity_id": "i", "category": "", "description": "", "split": "val", "source": "s", "provenance": "{}"}
+    view = {f.name: None if f.nullable else ("" if pa.types.is_string(f.type) else 0) for f in schemas.VIEW}
+    table = pa.Table.from_pylist([row | {"error": "", "views": [view | {"mask_source": "magic"}]}], schemas.TUPLES.schema)
+    assert "views.mask_source: value(s) outside exact, file, grabcut, none: 'magic' (1)" in _said(schemas.validate(table))
+
+
+def test_references_to_identities_and_views_must_exist():
+    row = {"identity_id": "i", "category": "", "description": "", "split": "val", "source": "s", "provenance": "{}"}
+    view = {f.name: None if f.nullable else ("" if pa.types.is_string(f.type) else 0) for f in schemas.VIEW}
+    view |= {"mask_source": "exact", "view_id": "v"}
+    tuples = pa.Table.from_pylist([row | {"error": "", "views": [view]}], schema=schemas.TUPLES.schema)
+    good, lost = _distractor(identity_id="i", view_id="v"), _distractor(identity_id="j", view_id="v", distractor_id="d")
+    assert schemas.validate(_distractors(good), references={"tuples": tuples}) == []
+    said = _said(schemas.validate(_distractors(good, lost), references={"tuples": tuples}))
+    assert said == "identity_id: 1 value(s) do not exist in tuples, e.g. j"
+
+
+def test_another_version_and_a_table_without_a_name_are_refused():
+    table = _distractors(_distractor())
+    old = table.replace_schema_metadata({**table.schema.metadata, b"nearid_schema_version": b"0"})
+    assert "schema version '0'" in _said(schemas.validate(old))
+    assert "names no table" in _said(schemas.validate(table.replace_schema_metadata({})))
+    with pytest.raises(FileNotFoundError, match="no data"):
+        schemas.validate(Path("nowhere"))
+
+
+def test_the_documentation_page_is_the_one_the_schemas_give():
+    page = Path(__file__).parents[2] / "docs" / "schemas.md"
+    assert page.read_text().strip() == document().strip(), "run `python -m schemas.document > docs/schemas.md`"
