@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import schemas
-from nearid_ray.cluster import ray_session
 from nearid_ray.data.pipeline import RunSettings, run_shard
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, locate
@@ -140,17 +139,16 @@ def test_embeddings_meet_the_contract_and_say_what_failed(embeddings):
     assert all(r["embedding"] is None for r in failed)
 
 
-def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path):
-    with ray_session(num_cpus=4):
-        for workers in (1, 2):
-            other = Dataset(str(tmp_path / str(workers)))
-            run = RunSettings(workers=workers, max_error_share=0.1)
-            summary = embed_heads(open_cache, HEADS, other, run, fingerprint="f", items_per_shard=40)
-            assert (summary.rows, summary.rows_made, summary.errors) == (360, 360, 4)
-            assert other.shards() == embeddings.shards()
-            assert len(other.shards()) > 3
-            for shard in other.shards():
-                assert other.shard(shard).read_bytes() == embeddings.shard(shard).read_bytes()
+def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path, ray_here):
+    for workers in (1, 2):
+        other = Dataset(str(tmp_path / str(workers)))
+        run = RunSettings(workers=workers, max_error_share=0.1)
+        summary = embed_heads(open_cache, HEADS, other, run, fingerprint="f", items_per_shard=40)
+        assert (summary.rows, summary.rows_made, summary.errors) == (360, 360, 4)
+        assert other.shards() == embeddings.shards()
+        assert len(other.shards()) > 3
+        for shard in other.shards():
+            assert other.shard(shard).read_bytes() == embeddings.shard(shard).read_bytes()
 
 
 def test_a_new_head_adds_shards_and_another_head_of_the_same_name_is_refused(tmp_path):
