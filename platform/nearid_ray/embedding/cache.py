@@ -55,7 +55,8 @@ def map_tokens(path: str | Path, items: int, tokens: int, width: int) -> NDArray
     except FileNotFoundError as error:
         raise UsageError(f"the token file {path} is missing; {_AGAIN}") from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise UsageError(f"the token file {path} is broken or cut off ({error}); delete it and its index, {_AGAIN}") from error
+        said = f"the token file {path} is broken or cut off ({error})"
+        raise UsageError(f"{said}; delete it and its index, {_AGAIN}") from error
     if values.dtype != np.float16 or values.size != items * tokens * width:
         raise UsageError(
             f"the token file {path} holds {values.size} numbers of {values.dtype}; expected {items} items of "
@@ -118,7 +119,8 @@ class TokenCache:
         missing = dataset.missing_shards()
         if missing:
             raise UsageError(
-                f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; {_AGAIN}"
+                f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
+                f"{_AGAIN}"
             )
         if not dataset.location.is_local:
             if local_dir is None:
@@ -141,9 +143,8 @@ class TokenCache:
         """
         rows = np.asarray(index_rows)
         if out.shape != (len(rows), self.tokens, self.width) or out.dtype != np.float16:
-            raise ValueError(
-                f"out has shape {out.shape} and type {out.dtype}; expected {(len(rows), self.tokens, self.width)} of float16"
-            )
+            expected = (len(rows), self.tokens, self.width)
+            raise ValueError(f"out has shape {out.shape} and type {out.dtype}; expected {expected} of float16")
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"index rows {rows.min()} to {rows.max()} asked for; the cache has {len(self)} rows")
         usable = self._usable_N[rows]
@@ -151,7 +152,8 @@ class TokenCache:
             bad = int(rows[~usable][0])
             raise ValueError(f"index row {bad} has no tokens: {self.index['error'][bad].as_py()}")
         shards = self._shards
-        for place, (shard, row) in enumerate(zip(self._shard_of_N[rows].tolist(), self._row_of_N[rows].tolist(), strict=True)):
+        sources = zip(self._shard_of_N[rows].tolist(), self._row_of_N[rows].tolist(), strict=True)
+        for place, (shard, row) in enumerate(sources):
             out[place] = shards[shard][row]
         return out
 
@@ -195,7 +197,7 @@ def _check_asked(
         said = "".join(f"\n  {line}" for line in differing)
         raise UsageError(
             f"{where} is not the token cache asked for: its fingerprint is {stored.get('content_digest')}, expected "
-            f"{fingerprint or 'that of the settings given'}; it was made with other settings or from other data.{said}\n"
+            f"{fingerprint or 'that of the settings given'}; it was made with other settings or other data.{said}\n"
             "Give the cache that was used before, or embed again into another output."
         )
 

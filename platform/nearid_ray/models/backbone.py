@@ -91,13 +91,20 @@ class Backbone:
     """
 
     def __init__(
-        self, model: "SiglipVisionModel", pixels: PixelSettings, *, spec: str, revision: str, dtype: Precision, device: str
+        self,
+        model: "SiglipVisionModel",
+        pixels: PixelSettings,
+        *,
+        spec: str,
+        revision: str,
+        dtype: Precision,
+        device: str,
     ) -> None:
         config = model.config
         self.spec, self.revision, self.dtype, self.device = spec, revision, dtype, device
         self.pixels = pixels
         self.image_px: int = pixels.image_px
-        self.tokens: int = (config.image_size // config.patch_size) ** 2
+        self.tokens: int = model.embeddings.num_patches
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.mlp_width: int = config.intermediate_size
@@ -272,7 +279,8 @@ def _check_kind(spec: str, config: Mapping[str, Any]) -> None:
         if not vision.get("vision_use_head", True):
             raise UsageError(f"backbone {spec} has no attention-pooling head to start from; {known}")
         if vision.get("hidden_act") != "gelu_pytorch_tanh":
-            raise UsageError(f"backbone {spec} uses the activation {vision.get('hidden_act')}; expected gelu_pytorch_tanh")
+            used = vision.get("hidden_act")
+            raise UsageError(f"backbone {spec} uses the activation {used}; expected gelu_pytorch_tanh")
         return
     if kind == "siglip2":
         raise UsageError(f"backbone {spec} takes pictures of any shape (NaFlex), which is not supported; {known}")
@@ -294,7 +302,8 @@ def _pixel_settings(spec: str, source: str, revision: str | None, local: bool, i
     kept = _read_json(spec, path)
     size = kept.get("size", {"height": image_px, "width": image_px})
     if size != {"height": image_px, "width": image_px}:
-        raise UsageError(f"backbone {spec}: its preprocessor resizes to {size}, its model reads {image_px} x {image_px}")
+        square = f"{image_px} x {image_px}"
+        raise UsageError(f"backbone {spec}: its preprocessor resizes to {size}, its model reads {square}")
     off = [name for name in ("do_resize", "do_rescale", "do_normalize") if not kept.get(name, True)]
     if off or kept.get("do_center_crop"):
         raise UsageError(
@@ -316,7 +325,7 @@ def _load_model(spec: str, source: str, revision: str | None, local: bool) -> "t
 
     try:
         with _without_bars():
-            model, report = SiglipVisionModel.from_pretrained(
+            loaded: Any = SiglipVisionModel.from_pretrained(
                 source,
                 revision=revision or "main",
                 local_files_only=local,
@@ -328,9 +337,12 @@ def _load_model(spec: str, source: str, revision: str | None, local: bool) -> "t
         raise UsageError(
             f"backbone {spec}: its weights cannot be read: {str(error).splitlines()[0]} Expected {_EXPECTED_FILES}"
         ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UsageError(f"backbone {spec}: its weights lack {len(missing)} tensors of the vision model, e.g. {missing[0]}")
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UsageError(
+            f"backbone {spec}: its weights lack {len(missing)} tensors of the vision model, e.g. {missing[0]}"
+        )
     return model, getattr(model.config, "_commit_hash", None) or ""
 
 

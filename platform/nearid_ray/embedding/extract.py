@@ -1,0 +1,374 @@
+"""Embed: tokens (or pooled embeddings) of views and distractors by a frozen backbone, on Ray. One work row an item.
+
+Axes: N items of a shard, S the backbone's image side in pixels, T tokens, D token width.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from nearid_ray import cluster
+from nearid_ray.data.card import write_card
+from nearid_ray.data.images import decode_mask, decode_rgb
+from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
+from nearid_ray.data.plan import make_plan
+from nearid_ray.data.rejects import write_rejected
+from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
+from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, tokens_bytes
+from nearid_ray.embedding.plan import EmbedSettings, plan_embed, pooled_settings
+from nearid_ray.errors import UsageError
+from nearid_ray.models.backbone import Backbone, PixelSettings, Precision, load_backbone, resolve_dtype
+from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.settings import dump_json
+from schemas import EMBEDDINGS, TOKENS_INDEX
+
+What = Literal["tokens", "pooled"]
+
+FROZEN = "frozen"
+"""The scorer whose head is the backbone's own."""
+
+_READ = ("input_kind", "input_shard", "input_row", "view_index", "image_id", "masked", "draw")
+"""What `prepare` needs of a work row."""
+_ROWS_PER_SHARD = 512
+_BYTES_PER_SHARD = 256 << 20
+
+
+@dataclass
+class Prepared:
+    """Items of a shard before and after the model."""
+
+    image_NSS3: NDArray[np.uint8]
+    """Pictures at the model's size; zeros where there is an error."""
+    errors: list[str]
+    """What is wrong with each item; empty where nothing is."""
+
+
+@dataclass
+class Embedded:
+    """What the model says of the items; zeros where there is an error."""
+
+    value_N: NDArray[Any]
+    """float16 (N, T, D) tokens, or float32 (N, D) unit vectors."""
+    errors: list[str]
+
+
+@dataclass
+class EmbedTask:
+    """A shard of items through the backbone."""
+
+    what: What
+    inputs: dict[str, str]
+    """URIs of the input datasets by kind: tuples, distractors."""
+    spec: str
+    revision: str | None
+    fingerprint: str
+    dtype: Precision
+    batch_size: int
+    threads: int
+    pixels: PixelSettings
+    augment: AugmentSettings
+    uses_model: bool = True
+    _backbone: Backbone | None = field(default=None, repr=False)
+    _head: AttentionPoolingHead | None = field(default=None, repr=False)
+
+    def setup(self) -> None:
+        """Load the backbone; UsageError when it is not the one the plan was made with."""
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)
+        backbone = load_backbone(self.spec, revision=self.revision, dtype=self.dtype, device=_device())
+        if backbone.fingerprint != self.fingerprint:
+            raise UsageError(
+                f"the backbone {self.spec} of this worker has the fingerprint {backbone.fingerprint}, that of the "
+                f"driver {self.fingerprint}; give a path that all nodes share, or a hub id with a revision"
+            )
+        self._backbone = backbone
+        self._head = backbone.head().to(backbone.device).eval() if self.what == "pooled" else None
+
+    def prepare(self, work: pa.Table) -> Prepared:
+        """Pictures of the items, read, decoded and augmented; each picture is decoded once."""
+        side = self.pixels.image_px
+        image_NSS3 = np.zeros((work.num_rows, side, side, 3), np.uint8)
+        errors = [""] * work.num_rows
+        items = work.select(_READ).to_pylist()
+        for (kind, shard), places in _grouped(items).items():
+            pictures = _Pictures(self.inputs[kind], kind, shard, [items[place] for place in places])
+            for place in places:
+                try:
+                    image_NSS3[place] = self._picture(pictures, items[place])
+                except ValueError as error:
+                    errors[place] = str(error)
+        return Prepared(image_NSS3, errors)
+
+    def compute(self, prepared: Prepared) -> Embedded:
+        """The items without error through the backbone, `batch_size` at a time."""
+        backbone = self._loaded()
+        errors = list(prepared.errors)
+        good = [place for place, error in enumerate(errors) if not error]
+        shape = (backbone.tokens, backbone.width) if self.what == "tokens" else (backbone.width,)
+        value_N = np.zeros((len(errors), *shape), np.float16 if self.what == "tokens" else np.float32)
+        for start in range(0, len(good), self.batch_size):
+            places = good[start : start + self.batch_size]
+            values = self._embedded(torch.from_numpy(prepared.image_NSS3[places]).to(backbone.device))
+            finite = torch.isfinite(values).flatten(1).all(dim=1).tolist()
+            value_N[places] = values.cpu().numpy()
+            for place, fine in zip(places, finite, strict=True):
+                if not fine:
+                    value_N[place], errors[place] = 0, "the backbone gave numbers that are not finite"
+        return Embedded(value_N, errors)
+
+    def finish(self, work: pa.Table, computed: Embedded) -> ShardResult:
+        """The shard's rows, and its token file."""
+        if self.what == "pooled":
+            return ShardResult(_embedding_rows(work, computed))
+        shard = work["shard"][0].as_py()
+        rows = _index_rows(work, computed.errors, shard)
+        return ShardResult(rows, {f"{TOKENS_FOLDER}/{shard}.arrow": tokens_bytes(computed.value_N)})
+
+    def _picture(self, pictures: "_Pictures", item: dict[str, Any]) -> NDArray[np.uint8]:
+        image, mask = pictures.decoded(item, with_mask=item["masked"])
+        seed = draw_seed(item["image_id"], masked=item["masked"], draw=item["draw"], settings=self.augment)
+        return self.pixels.resized(augment(image, mask, self.augment, masked=item["masked"], seed=seed))
+
+    def _embedded(self, image_BSS3: Tensor) -> Tensor:
+        tokens_BTD = self._loaded().tokens_of(self.pixels.normalised(image_BSS3))
+        if self._head is None:
+            return tokens_BTD.to(torch.float16)
+        with torch.inference_mode():
+            return functional.normalize(self._head(tokens_BTD.float()), dim=1)
+
+    def _loaded(self) -> Backbone:
+        if self._backbone is None:
+            raise RuntimeError("the task has no model yet; call setup first")
+        return self._backbone
+
+
+def embed(
+    tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
+) -> RunSummary:
+    """Write the token cache of some tuples and their distractors; a rerun does what is missing. Needs a Ray session.
+
+    Args:
+        tuples, distractors: URIs of finished datasets; without distractors only views are embedded.
+        output: where the cache goes; read it with `TokenCache.open`.
+        settings: what is embedded. The backbone's fingerprint, the precision, the augmentation and the settings of the
+            inputs are fixed with the first run; draws, splits, engines and batch size may grow or change later.
+        run: how it is run.
+
+    Raises:
+        UsageError: a dataset or the backbone is not there, they do not belong together, or the output exists with
+            other settings.
+    """
+    return _embed("tokens", tuples, distractors, output, settings, run)
+
+
+def embed_pooled(
+    tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
+) -> RunSummary:
+    """Write unit embeddings by the backbone's own head (scorer "frozen"), clean images of all wanted splits.
+
+    Condition "full", and with `settings.masked` also "foreground". Otherwise as `embed`.
+    """
+    return _embed("pooled", tuples, distractors, output, pooled_settings(settings), run)
+
+
+def _embed(
+    what: What, tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
+) -> RunSummary:
+    inputs = {"tuples": Dataset.open(tuples, "tuples")}
+    if distractors is not None:
+        inputs["distractors"] = Dataset.open(distractors, "distractors")
+    for dataset in inputs.values():
+        _check_complete(dataset)
+    work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
+    dtype = resolve_dtype(settings.dtype, "cuda" if _will_use_gpus(run) else "cpu")
+    backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype)
+    _check_backbone(output, backbone)
+    item_bytes = 2 * backbone.tokens * backbone.width if what == "tokens" else 4 * backbone.width
+    plan = make_plan(
+        output,
+        work,
+        table=TOKENS_INDEX.name if what == "tokens" else EMBEDDINGS.name,
+        content=_content(what, backbone, dtype, settings, inputs),
+        rows_per_shard=max(1, min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // item_bytes)),
+    )
+    _write_backbone(output, backbone)
+    write_rejected(output, "embed", rejected)
+    task = EmbedTask(
+        what=what,
+        inputs={kind: dataset.location.uri for kind, dataset in inputs.items()},
+        spec=settings.backbone,
+        revision=backbone.revision or settings.revision,
+        fingerprint=backbone.fingerprint,
+        dtype=dtype,
+        batch_size=settings.batch_size,
+        threads=max(1, int(run.cpus_per_worker)),
+        pixels=backbone.pixels,
+        augment=settings.augment,
+    )
+    summary = run_plan(task, output, plan, run, title="embed")
+    _write_card(what, output, backbone, work, summary, rejected)
+    return summary
+
+
+def _content(
+    what: What, backbone: Backbone, dtype: str, settings: EmbedSettings, inputs: dict[str, Dataset]
+) -> dict[str, Any]:
+    """What decides the values of a row. Which rows there are is the plan's business."""
+    digests = {kind: (dataset.settings() or {})["content_digest"] for kind, dataset in inputs.items()}
+    content = {"what": what, "backbone_fingerprint": backbone.fingerprint, "dtype": dtype, "inputs": digests}
+    return content | ({"augment": asdict(settings.augment)} if what == "tokens" else {})
+
+
+def _check_complete(dataset: Dataset) -> None:
+    missing = dataset.missing_shards()
+    if missing:
+        raise UsageError(
+            f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
+            "run the job that writes it again"
+        )
+
+
+def _check_backbone(output: Dataset, backbone: Backbone) -> None:
+    """Name the backbones; the plan's own refusal could only show two fingerprints."""
+    there = output.read_json(BACKBONE_FILE)
+    if there is not None and there["fingerprint"] != backbone.fingerprint:
+        raise UsageError(
+            f"{output.location.uri} holds what the backbone {there['spec']} (fingerprint {there['fingerprint']}) says; "
+            f"asked for was {backbone.spec} (fingerprint {backbone.fingerprint}). Give another output."
+        )
+
+
+def _write_backbone(output: Dataset, backbone: Backbone) -> None:
+    from safetensors.torch import save
+
+    output.location.child(BACKBONE_FILE).write_bytes(dump_json(backbone.describe()))
+    output.location.child(HEAD_FILE).write_bytes(save(backbone.head_state()))
+
+
+def _write_card(
+    what: What, output: Dataset, backbone: Backbone, work: pa.Table, summary: RunSummary, rejected: list[dict[str, str]]
+) -> None:
+    name = backbone.spec.rstrip("/").rpartition("/")[2] if backbone.spec.startswith("/") else backbone.spec
+    counts = Counter(work["split"].to_pylist())
+    about = (
+        "What a frozen backbone says of every view and distractor: its tokens after the last layer norm, float16, in "
+        "`tokens/*.arrow`; the rows here are their index."
+        if what == "tokens"
+        else "Unit embeddings of every view and distractor by a frozen backbone with its own attention-pooling head."
+    )
+    facts = {
+        "backbone": name,
+        "revision": backbone.revision or "(a folder)",
+        "shape of an item": f"{backbone.tokens} x {backbone.width}" if what == "tokens" else str(backbone.width),
+        "items": summary.rows,
+        "items with an error": summary.errors,
+        "left out": len(rejected),
+        "items asked for by split": ", ".join(f"{split} {count}" for split, count in sorted(counts.items())),
+    }
+    title = "Token cache" if what == "tokens" else "Embeddings"
+    write_card(output, title=f"{title} of {name}", about=about, licence="other", facts=facts)
+
+
+def _will_use_gpus(run: RunSettings) -> bool:
+    if run.gpus_per_worker is not None:
+        return run.gpus_per_worker > 0
+    return cluster.resources()[1] >= 1
+
+
+def _device() -> str:
+    """The GPU that Ray gave to this worker, else the CPU, also where the machine has GPUs given to others."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return "cuda" if not ray.is_initialized() or ray.get_gpu_ids() else "cpu"
+
+
+def _grouped(items: list[dict[str, Any]]) -> dict[tuple[str, str], list[int]]:
+    """Places of the items by the input shard in which their picture lies."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault((item["input_kind"], item["input_shard"]), []).append(place)
+    return groups
+
+
+class _Pictures:
+    """Pictures of one input shard, the last one kept decoded: items of a picture stand side by side."""
+
+    def __init__(self, uri: str, kind: str, shard: str, items: list[dict[str, Any]]) -> None:
+        rows = list(dict.fromkeys(item["input_row"] for item in items))
+        names = ["image", "mask"] if any(item["masked"] for item in items) else ["image"]
+        columns = [f"views.list.element.{name}" for name in names] if kind == "tuples" else names
+        table = read_rows(Dataset(uri).shard(shard), rows, columns)
+        self._kind = kind
+        self._table = table.combine_chunks()
+        self._place = {row: place for place, row in enumerate(rows)}
+        self._last: tuple[Any, NDArray[np.uint8], NDArray[np.uint8] | None] | None = None
+
+    def decoded(self, item: dict[str, Any], *, with_mask: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Image and, where wanted, mask of an item. ValueError where they cannot be read or do not fit."""
+        key = (item["input_row"], item["view_index"])
+        if self._last is None or self._last[0] != key:
+            self._last = (key, decode_rgb(self._bytes(item, "image")), None)
+        _, image, mask = self._last
+        if with_mask and mask is None:
+            mask = decode_mask(self._bytes(item, "mask"))
+            if mask.shape != image.shape[:2]:
+                raise ValueError(f"the mask has shape {mask.shape}, the picture {image.shape[:2]}; expected the same")
+            if not mask.any():
+                raise ValueError("the mask is empty: no pixel belongs to the object")
+            self._last = (key, image, mask)
+        return image, mask
+
+    def _bytes(self, item: dict[str, Any], name: str) -> bytes:
+        place = self._place[item["input_row"]]
+        if self._kind == "tuples":
+            view = self._table["views"][place].values[item["view_index"]]
+            data = view[name]["bytes"].as_py()
+        else:
+            data = self._table[name][place]["bytes"].as_py()
+        if not data:
+            raise ValueError(f"its {name} is missing")
+        return data
+
+
+def _common(work: pa.Table) -> Iterator[tuple[str, Any]]:
+    for name in ("image_id", "role", "identity_id", "view_index", "engine", "category", "split", "oracle"):
+        yield name, work[name]
+
+
+def _index_rows(work: pa.Table, errors: list[str], shard: str) -> pa.Table:
+    columns = dict(_common(work)) | {
+        "item_id": work["row_id"],
+        "masked": work["masked"],
+        "draw": work["draw"],
+        "shard": pa.array([shard] * work.num_rows),
+        "row": pa.array(range(work.num_rows), pa.int64()),
+        "error": pa.array(errors, pa.string()),
+    }
+    schema = TOKENS_INDEX.schema
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _embedding_rows(work: pa.Table, computed: Embedded) -> pa.Table:
+    values: list[NDArray[Any] | None] = [
+        None if error else vector for vector, error in zip(computed.value_N, computed.errors, strict=True)
+    ]
+    conditions = ["foreground" if masked else "full" for masked in work["masked"].to_pylist()]
+    columns = dict(_common(work)) | {
+        "scorer": pa.array([FROZEN] * work.num_rows),
+        "condition": pa.array(conditions, pa.string()),
+        "embedding": pa.array(values, pa.list_(pa.float32())),
+        "error": pa.array(computed.errors, pa.string()),
+    }
+    schema = EMBEDDINGS.schema
+    return pa.table([columns[name] for name in schema.names], schema=schema)
