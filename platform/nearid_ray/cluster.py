@@ -43,7 +43,6 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else each actor pool prints an error that is none
         _put_on_python_path(_SOURCE_ROOT, _schemas_root())
         ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
     try:
@@ -96,9 +95,13 @@ def _sees(node_id: str, path: str) -> bool:
 
 def _quiet_ray() -> None:
     """Leave Ray's warnings, drop its notices: jobs print their own progress and results."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    for name in ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    import ray.data  # its import sets its own log handlers
+
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler) is not logging.FileHandler and not hasattr(handler, "baseFilename"):
+            handler.setLevel(logging.WARNING)
 
 
 def _schemas_root() -> Path:

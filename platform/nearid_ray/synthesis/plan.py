@@ -59,8 +59,9 @@ def list_views(tuples: Dataset) -> Iterator[ViewPlace]:
     """Every view of a tuples dataset, without reading a picture."""
     for shard in tuples.shards():
         place = tuples.shard(shard)
-        table = pq.read_table(place.path, filesystem=place.filesystem, columns=_PLAN_COLUMNS)
-        for row, identity in enumerate(table.to_pylist()):
+        with place.filesystem.open_input_file(place.path) as stream:
+            identities = pq.ParquetFile(stream).read(columns=_PLAN_COLUMNS).to_pylist()
+        for row, identity in enumerate(identities):
             for index, view in enumerate(identity["views"]):
                 yield ViewPlace(
                     identity_id=identity["identity_id"],
