@@ -139,7 +139,7 @@ def test_embeddings_meet_the_contract_and_say_what_failed(embeddings):
     assert all(r["embedding"] is None for r in failed)
 
 
-def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path, ray_here):
+def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path, ray_session):
     for workers in (1, 2):
         other = Dataset(str(tmp_path / str(workers)))
         run = RunSettings(workers=workers, max_error_share=0.1)

@@ -87,7 +87,7 @@ def test_the_frozen_head_comes_with_the_tokens_and_trained_ones_say_what_they_ha
     assert load_scorers(cache, {"b": str(cache_folder / "some")}).train_engines == ("redraw", "x")
 
 
-def test_tokens_are_evaluated_end_to_end_and_a_second_time_for_nothing(cache_folder, tmp_path, ray_here):
+def test_tokens_are_evaluated_end_to_end_and_a_second_time_for_nothing(cache_folder, tmp_path, ray_session):
     settings = EvaluateSettings(resamples=10, random_views=1)
     heads = {"a": str(cache_folder / "all")}
     runs = [
