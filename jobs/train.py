@@ -1,0 +1,23 @@
+#!/usr/bin/env python3
+r"""Train the attention-pooling head of a frozen backbone on its cached tokens.
+
+python jobs/train.py --tokens runs/toy/tokens --output runs/toy/train --preset toybox
+"""
+
+from collections.abc import Sequence
+
+import _paths  # noqa: F401  (first: makes the package importable)
+
+from nearid_ray import job, presets
+from nearid_ray.settings import parse
+from nearid_ray.stages.train import Train, run_train
+
+
+def run(argv: Sequence[str]) -> int:
+    """The job."""
+    settings = parse(Train, argv, prog="jobs/train.py", description=__doc__ or "", presets=presets.TRAIN)
+    return job.exit_code(run_train(settings))
+
+
+if __name__ == "__main__":
+    job.main(run)

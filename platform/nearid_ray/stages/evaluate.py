@@ -1,0 +1,100 @@
+"""The evaluate job: SSR and PA of frozen backbone and trained heads, with intervals."""
+
+import math
+from dataclasses import dataclass
+
+from nearid_ray import job
+from nearid_ray.cluster import output_location
+from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation
+from nearid_ray.evaluation.scorers import evaluate_tokens, named_heads
+from nearid_ray.evaluation.summary import MetricsRow
+from nearid_ray.settings import to_dict
+from nearid_ray.tracking import TrackingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure how well embeddings see identity: success rates on near-identity distractors, by engine."""
+
+    tokens: str
+    """The token cache that embed wrote; it needs the split that is measured."""
+    output: str
+    """Folder or s3://bucket/prefix for eval records, metrics and the table."""
+    heads: tuple[str, ...] = ()
+    """Trained heads as NAME=FOLDER; the backbone's own head is always measured, as `frozen`."""
+    evaluation: EvaluateSettings = EvaluateSettings()
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def run_evaluate(settings: Evaluate) -> job.Job:
+    """Embed, compare, measure."""
+    output = output_location(settings.output)
+    heads = named_heads(settings.heads)
+    with job.running(
+        "evaluate", output, to_dict(settings), tracking=settings.tracking, inputs={"tokens": settings.tokens, **heads}
+    ) as running:
+        evaluation, made = evaluate_tokens(settings.tokens, heads, output, settings.evaluation, settings.run)
+        running.summary |= {
+            "embeddings_made": made.rows_made,
+            "embeddings_done_before": made.rows_before,
+            "records_made": not evaluation.reused,
+            "scorers": scorer_summary(evaluation),
+        }
+        running.failed = made.failed
+        for condition in dict.fromkeys(row.condition for row in evaluation.rows):
+            print(f"\n{text_table(evaluation, condition)}")
+        running.tracker.metrics(flat_metrics(evaluation))
+    return running
+
+
+def scorer_summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """scorer -> engine or group -> SSR and PA with intervals (shares of 1), on whole pictures."""
+    result: dict[str, dict[str, dict[str, float | int | None]]] = {}
+    for row in evaluation.rows:
+        if row.condition == "full":
+            result.setdefault(row.scorer, {})[row.name] = {
+                "ssr": _rounded(row.ssr),
+                "ssr_low": _rounded(row.ssr_low),
+                "ssr_high": _rounded(row.ssr_high),
+                "pa": _rounded(row.pa),
+                "pa_low": _rounded(row.pa_low),
+                "pa_high": _rounded(row.pa_high),
+            }
+    return result
+
+
+def text_table(evaluation: Evaluation, condition: str = "full") -> str:
+    """Engines and groups against scorers: SSR with its interval / PA, in percent."""
+    rows = [row for row in evaluation.rows if row.condition == condition]
+    scorers = list(dict.fromkeys(row.scorer for row in rows))
+    names = list(dict.fromkeys(row.name for row in rows))
+    cells = {(row.name, row.scorer): _cell(row) for row in rows}
+    groups = {row.name for row in rows if row.is_group}
+    lines = [["", *scorers]]
+    lines += [[f"[{n}]" if n in groups else n, *(cells.get((n, s), "-") for s in scorers)] for n in names]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(scorers) + 1)]
+    head = f"SSR (interval) / PA in percent, condition {condition}; [groups] pool their engines"
+    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([head, *body])
+
+
+def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Every SSR and PA by a name that MLflow accepts."""
+    values: dict[str, float] = {}
+    for row in evaluation.rows:
+        for metric, value in (("ssr", row.ssr), ("pa", row.pa)):
+            if not math.isnan(value):
+                values[f"{row.scorer}/{row.name}/{row.condition}/{metric}".replace(":", "_")] = value
+    return values
+
+
+def _cell(row: MetricsRow) -> str:
+    if math.isnan(row.ssr):
+        return "-"
+    return f"{row.ssr:.1%} ({row.ssr_low:.0%}-{row.ssr_high:.0%}) / {row.pa:.1%}".replace("%", "")
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

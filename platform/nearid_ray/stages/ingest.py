@@ -1,0 +1,58 @@
+"""The ingest job: from a source to a tuples dataset."""
+
+from dataclasses import dataclass
+
+from nearid_ray import job
+from nearid_ray.cluster import output_location
+from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
+from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
+from nearid_ray.data.ingest import Importer, ingest, plan_ingest
+from nearid_ray.data.pipeline import RunSettings, shards_to_make
+from nearid_ray.data.store import Dataset
+from nearid_ray.settings import to_dict
+from nearid_ray.tracking import TrackingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestToybox:
+    """Render toy identities: procedural toy data that runs anywhere."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: ToyboxSettings = ToyboxSettings()
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return ToyboxImporter(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestPhotos:
+    """Read folders of photos, one folder an identity."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: PhotosSettings
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return PhotosImporter(self.source)
+
+
+SOURCES: dict[str, type[IngestToybox] | type[IngestPhotos]] = {"toybox": IngestToybox, "photos": IngestPhotos}
+"""Settings of the job by the name of the source."""
+
+
+def run_ingest(settings: IngestToybox | IngestPhotos) -> job.Job:
+    """List the source, plan, and make what is missing."""
+    importer = settings.importer()
+    output = Dataset(output_location(settings.output))
+    plan = plan_ingest(importer, output)
+    todo = shards_to_make(output, plan, settings.run)
+    with job.running(
+        "ingest", output.location, to_dict(settings), tracking=settings.tracking, needs_ray=bool(todo)
+    ) as running:
+        job.report_run(running, output, ingest(importer, output, plan, settings.run))
+    return running

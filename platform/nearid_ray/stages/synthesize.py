@@ -1,0 +1,47 @@
+"""The synthesize job: near-identity distractors for every view of a tuples dataset."""
+
+from dataclasses import dataclass
+
+from nearid_ray import job
+from nearid_ray.cluster import output_location
+from nearid_ray.data.pipeline import RunSettings, shards_to_make
+from nearid_ray.data.store import Dataset
+from nearid_ray.settings import to_dict
+from nearid_ray.synthesis.synthesize import SynthesisSettings, plan_distractors, synthesize
+from nearid_ray.tracking import TrackingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesize:
+    """Make near-identity distractors for every view of a tuples dataset."""
+
+    tuples: str
+    """The tuples dataset that ingest wrote."""
+    output: str
+    """Folder or s3://bucket/prefix to write the distractors dataset to."""
+    embeddings: str = ""
+    """An embeddings dataset of the same tuples: donors (exemplar) are then the nearest identities, not the next."""
+    synthesis: SynthesisSettings = SynthesisSettings()
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def run_synthesize(settings: Synthesize) -> job.Job:
+    """Plan, and make what is missing."""
+    tuples = Dataset.open(settings.tuples, "tuples")
+    embeddings = Dataset.open(settings.embeddings, "embeddings") if settings.embeddings else None
+    output = Dataset(output_location(settings.output))
+    plan = plan_distractors(tuples, output, settings.synthesis, embeddings)
+    todo = shards_to_make(output, plan, settings.run)
+    with job.running(
+        "synthesize",
+        output.location,
+        to_dict(settings),
+        tracking=settings.tracking,
+        inputs={"tuples": settings.tuples, "embeddings": settings.embeddings},
+        needs_ray=bool(todo),
+    ) as running:
+        job.report_run(running, output, synthesize(tuples, output, plan, settings.synthesis, settings.run))
+        rows = output.read(columns=["verdict"])["verdict"].value_counts().to_pylist()
+        running.summary["verdicts"] = {row["values"]: row["counts"] for row in rows}
+    return running

@@ -1,0 +1,131 @@
+"""The train job: head-only training on cached tokens with Ray Train, one head or one for each alpha."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from nearid_ray import job
+from nearid_ray.cluster import output_location
+from nearid_ray.data.plan import differences
+from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
+from nearid_ray.embedding.cache import TokenCache
+from nearid_ray.errors import UsageError
+from nearid_ray.identifiers import settings_digest
+from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
+from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.settings import dump_json, to_dict
+from nearid_ray.tracking import TrackingSettings
+from nearid_ray.training.settings import TrainSettings, WorkerSettings
+from nearid_ray.training.trainer import TrainedHead, train_many
+
+HEADS_FOLDER = "heads"
+HISTORY_FILE = "history.parquet"
+"""OUTPUT/heads/NAME/ holds best/, last/ and this: one row a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the attention-pooling head of a frozen backbone on its cached tokens."""
+
+    tokens: str
+    """The token cache that embed wrote; it needs the splits train and, for validation, val."""
+    output: str
+    """Folder or s3://bucket/prefix for checkpoints, the trained heads and their history."""
+    alphas: tuple[float, ...] = ()
+    """Train one head for each of these alphas in place of `alpha`, one after the other in one group of workers."""
+    training: TrainSettings = TrainSettings()
+    where: WorkerSettings = WorkerSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def runs(self) -> dict[str, TrainSettings]:
+        """Settings of each head by its name."""
+        alphas = self.alphas or (self.training.alpha,)
+        return {f"nearid-alpha-{alpha:g}": replace(self.training, alpha=alpha) for alpha in alphas}
+
+
+def run_train(settings: Train) -> job.Job:
+    """Train, or read what was trained before; then write heads, history and settings."""
+    output = output_location(settings.output)
+    runs = settings.runs()
+    cache = TokenCache.open(settings.tokens)
+    content = {"tokens": cache.fingerprint, "runs": {name: to_dict(run) for name, run in runs.items()}}
+    done = _check_output(output, content)
+    with job.running(
+        "train",
+        output,
+        to_dict(settings),
+        tracking=settings.tracking,
+        inputs={"tokens": settings.tokens},
+        needs_ray=not done,
+    ) as running:
+        if not done:
+            _train(settings, output, cache, runs, content)
+        running.summary |= {"trained_before": done}
+        for name in runs:
+            rows = read_parquet(output.child(HEADS_FOLDER, name, HISTORY_FILE)).to_pylist()
+            running.tracker.history([_named(row, f"{name}." if len(runs) > 1 else "") for row in rows])
+            running.summary[name] = _summary(output, name, rows)
+    return running
+
+
+def head_folder(output: Location, name: str, which: str = "best") -> Location:
+    """Where a trained head lies; `which` is best (by validation SSR) or last."""
+    return output.child(HEADS_FOLDER, name, which)
+
+
+def _train(
+    settings: Train, output: Location, cache: TokenCache, runs: dict[str, TrainSettings], content: dict[str, Any]
+) -> None:
+    backbone = cache.backbone
+    head = AttentionPoolingHead.from_state_dict(cache.head_state(), backbone["heads"], backbone["layer_norm_eps"])
+    card = HeadCard.of(head, backbone["spec"], backbone["fingerprint"])
+    initial = output.child("initial")
+    save_head(initial, head, card)
+    trained = train_many(
+        runs, cache_uri=cache.uri, head_uri=initial.uri, storage=output, name="checkpoints", where=settings.where
+    )
+    for result in trained.values():
+        _save(output, head, card, result)
+    stored = {"table": "heads", "content_digest": settings_digest(content), "content": content}
+    output.child("settings.json").write_bytes(dump_json(stored))  # last: it says that the rest is complete
+
+
+def _save(output: Location, head: AttentionPoolingHead, card: HeadCard, result: TrainedHead) -> None:
+    measured = {"val_ssr": result.best_val_ssr, "val_pa": result.best_val_pa}
+    kept = {"best": (result.best_head, result.best_step, measured), "last": (result.last_head, result.last_step, {})}
+    for which, (state, step, metrics) in kept.items():
+        head.load_state_dict(state)
+        mine = replace(card, settings=to_dict(result.settings), metrics={"step": step, **metrics})
+        save_head(head_folder(output, result.name, which), head, mine)
+    history = pa.Table.from_pylist([asdict(row) for row in result.history])
+    output.child(HEADS_FOLDER, result.name, HISTORY_FILE).write_bytes(parquet_bytes(history))
+
+
+def _named(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name if name == "step" else prefix + name: value for name, value in row.items()}
+
+
+def _summary(output: Location, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    _, card = load_head(head_folder(output, name))
+    speeds = [row["samples_per_s"] for row in rows if row["samples_per_s"]]
+    return {
+        "best_step": card.metrics["step"],
+        "steps": max(row["step"] for row in rows),
+        "val_ssr": card.metrics["val_ssr"],
+        "val_pa": card.metrics["val_pa"],
+        "samples_per_s": round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
+    }
+
+
+def _check_output(output: Location, content: dict[str, Any]) -> bool:
+    """Whether the same training is finished there; refused when another one is."""
+    stored = Dataset(output).read_json("settings.json")
+    if stored is None:
+        return False
+    differing = differences(stored.get("content", {}), content)
+    if differing:
+        raise UsageError(
+            f"{output.uri} exists with other settings:\n  " + "\n  ".join(differing) + "\nGive another output."
+        )
+    return True
