@@ -230,21 +230,20 @@ def _source(spec: str) -> tuple[str, bool]:
 
 
 def _file(spec: str, source: str, revision: str | None, local: bool, name: str) -> Path | None:
-    """A file of the model, fetched from the hub where it lies there; None where the model has no such file."""
+    """A file of the model, fetched from the hub where it lies there; None where a folder has no such file."""
     if local:
         path = Path(source, name)
         return path if path.is_file() else None
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return Path(cached_file(source, name, revision=revision))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"backbone {spec} is no folder here and could not be fetched from the hub"
+            f"backbone {spec} is no folder here, and {name} could not be fetched from the hub"
             f"{f' (revision {revision})' if revision else ''}: {str(error).splitlines()[0]} "
             f"Give a folder with {_EXPECTED_FILES}, check the name and the connection, or use {TOYBOX_BACKBONE}."
         ) from error
-    return Path(found) if found else None
 
 
 def _read_json(spec: str, path: Path) -> dict[str, Any]:
@@ -341,7 +340,7 @@ def _load_model(spec: str, source: str, revision: str | None, local: bool) -> "t
     missing = sorted(report["missing_keys"])
     if missing:
         raise UsageError(
-            f"backbone {spec}: its weights lack {len(missing)} tensors of the vision model, e.g. {missing[0]}"
+            f"backbone {spec}: its weights lack {len(missing)} tensor(s) of the vision model, e.g. {missing[0]}"
         )
     return model, getattr(model.config, "_commit_hash", None) or ""
 
