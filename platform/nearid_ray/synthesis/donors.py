@@ -13,11 +13,11 @@ def choose_donor(
 ) -> str | None:
     """The donor for an identity among `candidates` (identities of its category), or None where there is none.
 
-    With `embeddings` (identity_id -> mean embedding of its views) it is the one of the largest cosine; equal cosines are
-    settled by the smaller id, candidates without a usable embedding are passed over. Without embeddings, or where the
-    identity or all candidates lack one, it is the next id in sorted, cyclic order, so that every identity of a category
-    lends exactly once. An identity is never its own donor; an unknown category ("") has none. The order of `candidates`
-    does not matter.
+    With `embeddings` (identity_id -> mean embedding of its views) it is the one of the largest cosine; equal cosines
+    are settled by the smaller id, candidates without a usable embedding are passed over. Without embeddings, or where
+    the identity or all candidates lack one, it is the next id in sorted, cyclic order, so that every identity of a
+    category lends exactly once. An identity is never its own donor; an unknown category ("") has none. The order of
+    `candidates` does not matter.
 
     >>> choose_donor("photos:b", "mug", ["photos:a", "photos:b", "photos:c"])
     'photos:c'

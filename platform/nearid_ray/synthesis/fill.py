@@ -3,6 +3,8 @@
 Axes: H height, W width, N patches to fill, S patches to copy from, D numbers a patch.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -14,8 +16,8 @@ _RADIUS = 2
 numbers below 2**24 and the nearest patch does not depend on the order of summation (threads, BLAS)."""
 _MOST_SOURCES = 3000
 _PLACE_RANGE = 512
-"""A patch's place, from 0 to this along the long side, counts like colours do: near pieces are preferred to far ones that
-fit slightly better, because smooth far ones always fit slightly better."""
+"""A patch's place, from 0 to this along the long side, counts like colours do: near pieces are preferred to far ones
+that fit slightly better, because smooth ones fit everywhere."""
 
 
 def fill_smooth(view_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
@@ -38,13 +40,13 @@ def fill_patches(view_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
 
     Patch by patch the most similar piece of background is found and the overlapping pieces are averaged, over three
     sizes (the scheme of Wexler, Shechtman, Irani: "Space-Time Completion of Video", PAMI 2007); at full size each small
-    cell is copied from the piece that fitted it best, and corrected to the averaged colours. Where the background is too
-    small to copy from, it is filled smoothly. Outside the hole nothing changes. About 0.5 s at 512 pixels.
+    cell is copied from the piece that fitted it best, and corrected to the averaged colours. Where the background is
+    too small to copy from, it is filled smoothly. Outside the hole nothing changes. About 0.5 s at 512 pixels.
     """
     _check(view_HW3, hole_HW)
     if not (hole_HW > 0).any():
         return view_HW3.copy()
-    filled: np.ndarray | None = None
+    filled: Any = None
     for long_px, rounds in zip(_LEVELS_PX, _ROUNDS, strict=True):
         small, hole = _shrunk(view_HW3, hole_HW, long_px)
         sources = _sources(hole)
@@ -143,12 +145,10 @@ def _copied(
 
 def _recoloured(copied_HW3: np.ndarray, filled_hw3: np.ndarray) -> np.ndarray:
     """The copy with its coarse colours replaced by those of the averaged filling, which hides seams."""
-    size = copied_HW3.shape[1::-1]
     coarse = cv2.resize(copied_HW3, filled_hw3.shape[1::-1], interpolation=cv2.INTER_AREA)
-    wanted = cv2.GaussianBlur(filled_hw3.astype(np.float32) - coarse, (0, 0), 1.0)
-    return np.clip(np.rint(copied_HW3 + cv2.resize(wanted, size, interpolation=cv2.INTER_LINEAR)), 0, 255).astype(
-        np.uint8
-    )
+    missing = cv2.GaussianBlur(filled_hw3.astype(np.float32) - coarse, (0, 0), 1.0)
+    correction = cv2.resize(missing, copied_HW3.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(np.rint(copied_HW3 + correction), 0, 255).astype(np.uint8)
 
 
 def _cells(centres_N2: np.ndarray, height: int, width: int) -> list[tuple[int, int, np.ndarray]]:
@@ -167,7 +167,7 @@ def _shrunk(view_HW3: np.ndarray, hole_HW: np.ndarray, long_px: int) -> tuple[np
     scale = min(1.0, long_px / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     share = cv2.resize((hole_HW > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    hole = (share > 0).astype(np.uint8)
+    hole: Any = (share > 0).astype(np.uint8)
     if scale < 1:  # one cell more: cells are averages, and copies may be a pixel off
         hole = cv2.dilate(hole, np.ones((3, 3), np.uint8))
     return cv2.resize(view_HW3, size, interpolation=cv2.INTER_AREA), hole > 0

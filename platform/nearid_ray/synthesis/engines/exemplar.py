@@ -36,8 +36,8 @@ class ExemplarSettings:
     lies inside; large values keep the donor small and whole. More than 0."""
     max_stretch: float = 1.15
     """Largest change of the donor's aspect to fit the region; 1 keeps it exactly. 1 to 2."""
-    flip: bool = True
-    """Whether the row's seed may mirror the donor left to right."""
+    flip: Literal["fit", "seed", "never"] = "fit"
+    """Whether the donor is mirrored left to right: where that fits the region better, by the row's seed, or never."""
     light: float = 0.5
     """How far the donor's brightness moves to the old object's; 0 (stays) to 1 (same mean and spread)."""
     tint: float = 0.15
@@ -57,17 +57,21 @@ class ExemplarSettings:
             raise ValueError(f"spill_cost is {self.spill_cost}; expected more than 0")
         if not 1 <= self.max_stretch <= 2:
             raise ValueError(f"max_stretch is {self.max_stretch}; expected 1 to 2")
+        if self.flip not in ("fit", "seed", "never"):
+            raise ValueError(f"flip is {self.flip!r}; expected fit, seed or never")
         if self.fill not in ("patches", "telea"):
             raise ValueError(f"fill is {self.fill!r}; expected patches or telea")
 
 
 class Placement(NamedTuple):
-    """Where the donor's box goes: left and top edge, width and height, as shares of the picture's size."""
+    """Where the donor's box goes: left and top edge, width and height, as shares of the picture's size; and how well
+    it covers the region: 1 is perfect."""
 
     left: float
     top: float
     width: float
     height: float
+    score: float
 
 
 class ExemplarEngine:
@@ -102,8 +106,8 @@ def place_donor(
 ) -> Placement:
     """The size and place of the donor's silhouette that cover the region best with the least cut off.
 
-    `shape_HW` is the donor's mask cut to its box, of any size. Maximises covered - spill_cost * cut off, both counted in
-    pixels at a size of 64, over sizes, aspects up to `max_stretch` and all places.
+    `shape_HW` is the donor's mask cut to its box, of any size. Maximises (covered - spill_cost * cut off) / region, all
+    counted in pixels at a size of 64, over sizes, aspects up to `max_stretch` and all places.
     """
     height, width = region_HW.shape
     scale = _SEARCH_PX / max(height, width)
@@ -115,7 +119,7 @@ def place_donor(
     )
     shape = (shape_HW > 0).astype(np.float32)
     equal = float(np.sqrt(region.sum() / max(shape.sum(), 1.0)))  # the donor would have the region's area
-    best: tuple[float, Placement] | None = None
+    best: Placement | None = None
     for size in np.geomspace(0.5, 1.5, 21):
         for stretch in (1.0,) if max_stretch == 1 else (max_stretch**-0.5, 1.0, max_stretch**0.5):
             w = max(1, round(shape.shape[1] * equal * size * stretch))
@@ -124,12 +128,28 @@ def place_donor(
                 continue
             score = cv2.matchTemplate(gain, _averaged(shape, w, h), cv2.TM_CCORR)
             _, value, _, (x, y) = cv2.minMaxLoc(score)
-            if best is None or value > best[0] + 1e-3:
-                place = Placement((x - margin) / small_w, (y - margin) / small_h, w / small_w, h / small_h)
-                best = value, place
+            share = value / float(region.sum())
+            if best is None or share > best.score + 1e-6:
+                best = Placement((x - margin) / small_w, (y - margin) / small_h, w / small_w, h / small_h, share)
     if best is None:
         raise ValueError("the donor's mask fits nowhere into the view")
-    return best[1]
+    return best
+
+
+def _best_placement(
+    region_HW: np.ndarray, shape_hw: np.ndarray, mirrored: tuple[bool, ...], settings: ExemplarSettings
+) -> tuple[Placement, bool]:
+    places = [
+        place_donor(
+            region_HW,
+            np.ascontiguousarray(shape_hw[:, ::-1] if mirror else shape_hw),
+            spill_cost=settings.spill_cost,
+            max_stretch=settings.max_stretch,
+        )
+        for mirror in mirrored
+    ]
+    best = max(range(len(places)), key=lambda i: places[i].score)
+    return places[best], mirrored[best]
 
 
 def _replace_object(request: EngineRequest, settings: ExemplarSettings) -> EngineResult:
@@ -143,9 +163,10 @@ def _replace_object(request: EngineRequest, settings: ExemplarSettings) -> Engin
     left, top, right, bottom = mask_box(request.donor_mask_HW)
     donor_hw3 = request.donor_HW3[top:bottom, left:right]
     shape_hw = request.donor_mask_HW[top:bottom, left:right]
-    if settings.flip and request.seed % 2:
-        donor_hw3, shape_hw = donor_hw3[:, ::-1], shape_hw[:, ::-1]
-    place = place_donor(region_HW, shape_hw, spill_cost=settings.spill_cost, max_stretch=settings.max_stretch)
+    mirrored = {"fit": (False, True), "seed": (request.seed % 2 == 1,), "never": (False,)}[settings.flip]
+    place, mirror = _best_placement(region_HW, shape_hw, mirrored, settings)
+    if mirror:
+        donor_hw3, shape_hw = np.ascontiguousarray(donor_hw3[:, ::-1]), np.ascontiguousarray(shape_hw[:, ::-1])
     donor_HW3, alpha_HW = _warp(donor_hw3, shape_hw, place, view_HW3.shape[:2], settings.edge_px * unit)
     donor_HW3 = _harmonised(donor_HW3, alpha_HW > 0.5, view_HW3, mask_HW > 0, settings)
     fill = fill_patches if settings.fill == "patches" else fill_smooth
