@@ -1,12 +1,16 @@
 """A small token cache in memory, with the interface of the one on disk."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from numpy.typing import NDArray
+
+from nearid_ray.models.head import AttentionPoolingHead
 
 Picture = tuple[str, int, str]
 """(identity, view index, engine or "")."""
@@ -56,6 +60,13 @@ class MemoryCache:
     index: pa.Table
     tokens_NTD: NDArray[np.float16]
     fingerprint: str = "memory"
+    backbone: Mapping[str, Any] = field(
+        default_factory=lambda: {"spec": "memory", "fingerprint": "memory", "heads": 2, "layer_norm_eps": 1e-6}
+    )
+
+    def head_state(self) -> dict[str, Any]:
+        torch.manual_seed(0)
+        return AttentionPoolingHead(self.width, 2, 2 * self.width).state_dict()
 
     @property
     def tokens(self) -> int:

@@ -69,5 +69,7 @@ def test_refusals_name_what_was_asked_and_what_there_is(make_index: MakeIndex) -
         item_table(index, split="train", engines=["fill", "fill"])
     with pytest.raises(UsageError, match="none of the 1 identities has 2 usable views"):
         item_table(make_index({"s:a": 1}), split="train")
+    with pytest.raises(UsageError, match="none of the 0 identities"):
+        item_table(make_index({"s:a": 1}, engines=[], broken=[("s:a", 0, "")]), split="train")
     with pytest.raises(UsageError, match=r"lacks the columns \['masked'\]"):
         item_table(index.drop_columns(["masked"]), split="train")

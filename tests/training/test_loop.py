@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ def test_a_state_of_other_settings_is_refused_by_name(cache: Any) -> None:
     state = training(cache).state()
     with pytest.raises(UsageError, match=r"alpha 0\.5 then, 2\.0 now"):
         training(cache, alpha=2.0).restore(state)
+
+
+def test_a_state_of_other_tokens_or_another_initial_head_is_refused(cache: Any) -> None:
+    state = training(cache).state()
+    with pytest.raises(UsageError, match="another head or read other tokens"):
+        HeadTraining(new_head(), replace(cache, fingerprint="other"), TrainSettings(**SETTINGS)).restore(state)
+    torch.manual_seed(1)
+    with pytest.raises(UsageError, match="another head or read other tokens"):
+        HeadTraining(AttentionPoolingHead(16, 2, 32), cache, TrainSettings(**SETTINGS)).restore(state)
 
 
 def test_the_best_head_is_the_one_with_the_highest_validation_ssr(cache: Any) -> None:

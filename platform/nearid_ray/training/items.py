@@ -107,13 +107,12 @@ def _usable(found: pa.Table, engines: Sequence[str], clean: bool, left_out: Coun
 
 
 def _arranged(usable: pa.Table, engines: tuple[str, ...], minimum_views: int, left_out: Counter[str]) -> ItemTable:
-    names, identity_N = np.unique(np.asarray(usable["identity_id"].to_pylist(), dtype=str), return_inverse=True)
+    names, identity_N = _sorted_codes(usable["identity_id"])
     view_N = usable["view_index"].to_numpy().astype(np.int64)
     # Place 0 of an identity's view is the view itself, place 1 + e its distractor by engine e.
     place = {"": 0} | {engine: 1 + i for i, engine in enumerate(engines)}
-    encoded = usable["engine"].combine_chunks().dictionary_encode()
-    place_of_code = np.array([place[name] for name in encoded.dictionary.to_pylist()], np.int64)
-    place_N = place_of_code[encoded.indices.to_numpy(zero_copy_only=False)] if len(usable) else np.empty(0, np.int64)
+    found_engines, code_N = _sorted_codes(usable["engine"])
+    place_N = np.array([place[name] for name in found_engines], np.int64)[code_N]
     views, places = int(view_N.max(initial=-1)) + 1, 1 + len(engines)
     cell_N = (identity_N * views + view_N) * places + place_N
 
@@ -134,7 +133,7 @@ def _arranged(usable: pa.Table, engines: tuple[str, ...], minimum_views: int, le
             f"none of the {len(names)} identities has {minimum_views} usable views: {dict(left_out)}; "
             "embed the views without errors first"
         )
-    identities = tuple(str(name) for name in names[kept_I])
+    identities = tuple(name for name, kept in zip(names, kept_I, strict=True) if kept)
     return ItemTable(
         identities=identities,
         identity_hash_I=np.array([seed_of(name) for name in identities], np.uint64),
@@ -145,6 +144,16 @@ def _arranged(usable: pa.Table, engines: tuple[str, ...], minimum_views: int, le
         masked_OA=masked_OA,
         left_out={reason: count for reason, count in left_out.items() if count},
     )
+
+
+def _sorted_codes(column: pa.ChunkedArray) -> tuple[list[str], Rows]:
+    """The different values of a column of text, sorted, and the place of each row's value among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values: list[str] = encoded.dictionary.to_pylist()
+    order = sorted(range(len(values)), key=values.__getitem__)
+    place_of_code = np.empty(len(values), np.int64)
+    place_of_code[order] = np.arange(len(values))
+    return [values[i] for i in order], place_of_code[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def _masked_rows(pictures: Rows, cell_N: Rows, draw_N: Rows, row_N: Rows) -> Rows:

@@ -7,17 +7,19 @@ goes on from a saved state is therefore the run that was never interrupted, to t
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from nearid_ray.errors import UsageError
+from nearid_ray.identifiers import content_hash, stable_hash
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.settings import to_dict
 from nearid_ray.training.items import item_table
@@ -121,6 +123,7 @@ class HeadTraining:
         self.batches_per_epoch = self.selection.batches_per_epoch(settings.global_batch)
         self.steps = settings.planned_steps(self.batches_per_epoch)
         self.validation = Validation(cache, self.items.engines) if settings.evaluate_every else None
+        self.origin = _origin(cache, head)
         self.head = head.to(self.device).train()
         self.step = 0
         self.history: list[HistoryRow] = []
@@ -161,7 +164,7 @@ class HeadTraining:
         """All that is needed to go on: tensors and plain values, on the CPU."""
         return {
             "step": self.step,
-            "steps": self.steps,
+            "origin": self.origin,
             "settings": to_dict(self.settings),
             "head": _copied(self.head.state_dict()),
             "optimizer": _copied(self._optimizer.state_dict()),
@@ -173,14 +176,9 @@ class HeadTraining:
         """Go on from a saved state.
 
         Raises:
-            UsageError: the state is of a run with other settings or another number of steps.
+            UsageError: see `check_resumable`.
         """
-        mine = {**to_dict(self.settings), "steps": self.steps}
-        theirs = {**state["settings"], "steps": state["steps"]}
-        changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-        if changed:
-            said = ", ".join(f"{name} {theirs.get(name)!r} then, {mine.get(name)!r} now" for name in changed)
-            raise UsageError(f"the checkpoint is of a run with other settings ({said}); use a new output folder")
+        check_resumable(state, self.settings, self.origin)
         self.head.load_state_dict(state["head"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -258,6 +256,21 @@ class HeadTraining:
                 "val_pa": row.val_pa,
                 "head": _copied(self.head.state_dict()),
             }
+
+
+def check_resumable(state: Mapping[str, Any], settings: TrainSettings, origin: str) -> None:
+    """Raises UsageError when a saved state is not of a run with these settings, tokens and initial head."""
+    settings.check_same(state["settings"])
+    if state["origin"] != origin:
+        raise UsageError(
+            "the checkpoint is of a run that started from another head or read other tokens; use a new output folder"
+        )
+
+
+def _origin(cache: Cache, head: AttentionPoolingHead) -> str:
+    """Name of what a run starts from: the tokens and the head's weights."""
+    weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in head.state_dict().items()})
+    return stable_hash(cache.fingerprint, content_hash(weights))
 
 
 def _computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -1,11 +1,12 @@
 """What can be set about training, and where it runs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from nearid_ray.errors import UsageError
+from nearid_ray.settings import to_dict
 from nearid_ray.training.losses import NearIdObjective, Objective, Reduction
 from nearid_ray.training.selection import DistractorScope, SelectionSettings
 
@@ -114,6 +115,14 @@ class TrainSettings:
     def objective(self) -> Objective:
         """What a step minimises."""
         return NearIdObjective(alpha=self.alpha, beta=self.beta, temperature=self.temperature, reduction=self.reduction)
+
+    def check_same(self, saved: Mapping[str, Any]) -> None:
+        """Raises UsageError when saved settings (`to_dict`) differ from these, naming the fields."""
+        mine = to_dict(self)
+        changed = sorted(name for name in mine.keys() | saved.keys() if mine.get(name) != saved.get(name))
+        if changed:
+            said = ", ".join(f"{name} {saved.get(name)!r} then, {mine.get(name)!r} now" for name in changed)
+            raise UsageError(f"the checkpoint is of a run with other settings ({said}); use a new output folder")
 
     def planned_steps(self, batches_per_epoch: int) -> int:
         """Number of steps of the whole run.

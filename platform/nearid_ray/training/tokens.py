@@ -3,7 +3,8 @@
 Axes: N items, T tokens, D token width.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,20 @@ class Cache(Protocol):
     @property
     def index(self) -> pa.Table:
         """One row an item: what it shows and where its tokens lie."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of what the tokens are: data, backbone, augmentation."""
+        ...
+
+    @property
+    def backbone(self) -> Mapping[str, Any]:
+        """Who made the tokens: spec, fingerprint, heads, layer_norm_eps and more."""
+        ...
+
+    def head_state(self) -> dict[str, Any]:
+        """Weights of the backbone's own attention-pooling head."""
         ...
 
     @property

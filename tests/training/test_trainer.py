@@ -1,0 +1,166 @@
+"""Training on real Ray Train workers: the head of one process, whatever happens to the workers."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+
+from nearid_ray.data.store import locate
+from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, TokenCache, tokens_bytes
+from nearid_ray.errors import UsageError
+from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
+from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.training.loop import HeadTraining
+from nearid_ray.training.outputs import TrainedHead, save_trained
+from nearid_ray.training.settings import TrainSettings, WorkerSettings
+from nearid_ray.training.trainer import initial_head, train_many
+
+BASE = TrainSettings(
+    learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=30, evaluate_every=10, checkpoint_every=10
+)
+RUNS = {"alpha 0.5": BASE, "alpha 0": replace(BASE, alpha=0.0)}
+
+
+@pytest.fixture(scope="module")
+def cache_uri(
+    make_index: Callable[..., pa.Table], make_cache: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A token cache on disk as embed writes it: two shards, a small random head."""
+    folder = tmp_path_factory.mktemp("cache")
+    views = {f"s:{i:02}": 2 + i % 2 for i in range(50)}
+    memory = make_cache(make_index(views, split=lambda name: "val" if name >= "s:38" else "train"))
+    place = locate(folder)
+    half = len(memory.index) // 2
+    for name, part in {"000": slice(0, half), "001": slice(half, None)}.items():
+        rows = range(len(memory.index))[part]
+        index = memory.index.slice(rows.start, len(rows))
+        index = index.set_column(index.column_names.index("shard"), "shard", pa.array([name] * len(rows)))
+        index = index.set_column(index.column_names.index("row"), "row", pa.array(range(len(rows)), pa.int64()))
+        index = index.append_column("oracle", pa.nulls(len(rows), pa.float64()))
+        (folder / "data").mkdir(exist_ok=True)
+        pq.write_table(index, folder / "data" / f"{name}.parquet")
+        place.child(TOKENS_FOLDER, f"{name}.arrow").write_bytes(tokens_bytes(memory.tokens_NTD[part]))
+    backbone = {**memory.backbone, "tokens": memory.tokens, "width": memory.width}
+    place.child(BACKBONE_FILE).write_bytes(json.dumps(backbone).encode())
+    place.child(HEAD_FILE).write_bytes(safetensors.torch.save(memory.head_state()))
+    settings = {"table": "tokens_index", "content": {}, "content_digest": "test"}
+    place.child("settings.json").write_bytes(json.dumps(settings).encode())
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session: None, cache_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedHead]:
+    return train_many(RUNS, cache_uri=cache_uri, storage=str(storage(tmp_path_factory)), name="runs")
+
+
+def storage(factory: pytest.TempPathFactory) -> Path:
+    return factory.getbasetemp() / "undisturbed"
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, rtol=0, atol=tolerance, msg=name)
+
+
+def test_two_workers_train_the_heads_of_one_process(undisturbed: dict[str, TrainedHead], cache_uri: str) -> None:
+    cache = TokenCache.open(cache_uri)
+    for name, settings in RUNS.items():
+        alone = HeadTraining(initial_head(cache), cache, settings)
+        list(alone.run())
+        trained = undisturbed[name]
+        assert_same(alone.head.state_dict(), trained.last_head, 1e-4)
+        assert alone.best is not None
+        assert (trained.best_step, trained.best_val_ssr) == (alone.best["step"], alone.best["val_ssr"])
+        assert_same(alone.best["head"], trained.best_head, 1e-4)
+        losses = [row.loss for row in trained.history[1:]]
+        assert losses == pytest.approx([row.loss for row in alone.history[1:]], rel=1e-3)
+        assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
+    difference = undisturbed["alpha 0"].last_head["probe"] - undisturbed["alpha 0.5"].last_head["probe"]
+    assert difference.abs().max() > 1e-3
+
+
+def test_a_killed_worker_is_replaced_and_the_heads_come_out_the_same(
+    undisturbed: dict[str, TrainedHead], cache_uri: str, tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+
+    def die_once(name: str, row: Any, steps: int) -> None:
+        if name == "alpha 0" and row.step == 17 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    trained = train_many(RUNS, cache_uri=cache_uri, storage=str(tmp_path), name="runs", on_row=die_once)
+    assert marker.exists()
+    for name in RUNS:
+        assert_same(undisturbed[name].last_head, trained[name].last_head, 1e-6)
+        assert_same(undisturbed[name].best_head, trained[name].best_head, 1e-6)
+        assert [row.step for row in trained[name].history] == list(range(31))
+
+
+def test_finished_runs_are_not_trained_again(
+    undisturbed: dict[str, TrainedHead], cache_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def refuse(name: str, row: Any, steps: int) -> None:
+        raise AssertionError("nothing was left to train")
+
+    again = train_many(RUNS, cache_uri=cache_uri, storage=str(storage(tmp_path_factory)), name="runs", on_row=refuse)
+    for name in RUNS:
+        assert_same(undisturbed[name].last_head, again[name].last_head, 0)
+        assert undisturbed[name].history == again[name].history
+
+
+def test_checkpoints_of_other_settings_are_refused_before_workers_start(
+    undisturbed: dict[str, TrainedHead], cache_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = str(storage(tmp_path_factory))
+    with pytest.raises(UsageError, match=r"other settings \(learning_rate 0\.003 then, 0\.01 now\)"):
+        changed = {**RUNS, "alpha 0": replace(RUNS["alpha 0"], learning_rate=0.01)}
+        train_many(changed, cache_uri=cache_uri, storage=place, name="runs")
+    with pytest.raises(UsageError, match=r"they hold 'alpha 0\.5', wanted are \['other'\]"):
+        train_many({"other": BASE}, cache_uri=cache_uri, storage=place, name="runs")
+
+
+def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Path) -> None:
+    other = AttentionPoolingHead(16, 2, 32)
+    save_head(str(tmp_path / "head"), other, HeadCard.of(other, "another", "xyz"))
+    with pytest.raises(UsageError, match="backbone another"):
+        train_many(RUNS, cache_uri=cache_uri, head_uri=str(tmp_path / "head"), storage=str(tmp_path), name="runs")
+    with pytest.raises(UsageError, match="unknown \\['flux'\\]"):
+        wrong = {"a": replace(BASE, engines=("flux",))}
+        train_many(wrong, cache_uri=cache_uri, storage=str(tmp_path), name="runs")
+    with pytest.raises(UsageError, match="no settings were given"):
+        train_many({}, cache_uri=cache_uri, storage=str(tmp_path), name="runs")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
+
+
+def test_more_workers_than_the_machine_has_cpus_are_refused(ray_session: None, cache_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3 workers x 2 CPUs"):
+        where = WorkerSettings(workers=3, threads=2)
+        train_many(RUNS, cache_uri=cache_uri, storage=str(tmp_path), name="runs", where=where)
+
+
+def test_outputs_hold_both_heads_and_the_history(
+    undisturbed: dict[str, TrainedHead], cache_uri: str, tmp_path: Path
+) -> None:
+    trained, cache = undisturbed["alpha 0.5"], TokenCache.open(cache_uri)
+    save_trained(locate(tmp_path), trained, cache.backbone)
+    best, card = load_head(str(tmp_path / "best"), cache.backbone["fingerprint"])
+    assert_same(trained.best_head, best.state_dict(), 0)
+    assert card.metrics == {"step": trained.best_step, "val_ssr": trained.best_val_ssr, "val_pa": trained.best_val_pa}
+    assert card.settings["alpha"] == 0.5 and card.backbone == "memory"
+    last, card = load_head(str(tmp_path / "last"))
+    assert_same(trained.last_head, last.state_dict(), 0)
+    assert card.metrics["step"] == 30 and card.metrics["val_ssr"] == trained.history[-1].val_ssr
+    history = pyarrow.csv.read_csv(tmp_path / "history.csv")
+    assert history["step"].to_pylist() == list(range(31))
+    assert history["loss"].to_pylist() == [row.loss for row in trained.history]
