@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import schemas
-from nearid_ray.data.pipeline import RunSettings, run_shard
+from nearid_ray.data.pipeline import RunSettings, run_plan, run_shard
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import (
     CHUNK,
     HeadTask,
-    embed_heads,
     embed_rows,
     embedding_column,
     embedding_matrix,
@@ -142,8 +141,9 @@ def test_embeddings_meet_the_contract_and_say_what_failed(embeddings):
 def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path, ray_session):
     for workers in (1, 2):
         other = Dataset(str(tmp_path / str(workers)))
+        plan = plan_heads(token_index(), HEADS, other, fingerprint="f", items_per_shard=40)
         run = RunSettings(workers=workers, max_error_share=0.1)
-        summary = embed_heads(open_cache, HEADS, other, run, fingerprint="f", items_per_shard=40)
+        summary = run_plan(HeadTask(open_cache, HEADS), other, plan, run, title="test")
         assert (summary.rows, summary.rows_made, summary.errors) == (360, 360, 4)
         assert other.shards() == embeddings.shards()
         assert len(other.shards()) > 3
@@ -160,6 +160,9 @@ def test_a_new_head_adds_shards_and_another_head_of_the_same_name_is_refused(tmp
     assert len(output.shards()) == 2 * len(before)
     with pytest.raises(UsageError, match="'trained' with other weights"):
         embedded(output, {"trained": head_of(5)})
+    output.shard(output.shards()[-1]).delete()
+    with pytest.raises(UsageError, match="unfinished embeddings of trained"):
+        embedded(output, {"frozen": HEADS["frozen"]})
 
 
 def test_evaluation_writes_records_that_meet_the_contract_and_metrics_that_follow_from_them(embeddings, tmp_path):
@@ -188,6 +191,14 @@ def test_a_finished_evaluation_is_read_and_another_question_is_asked_anew(embedd
     assert not changed.reused
     assert {row.condition for row in changed.rows} == {"full"}
     assert set(Dataset(output.child("similarities")).read()["condition"].to_pylist()) == {"full"}
+
+
+def test_only_the_wanted_scorers_are_measured(embeddings, tmp_path):
+    output = locate(str(tmp_path))
+    assert {row.scorer for row in evaluate([embeddings], output, SETTINGS, scorers=["trained"]).rows} == {"trained"}
+    assert not evaluate([embeddings], output, SETTINGS, scorers=["frozen"]).reused
+    with pytest.raises(UsageError, match="no embeddings of nobody"):
+        evaluate([embeddings], output, SETTINGS, scorers=["nobody"])
 
 
 def test_the_same_embeddings_in_another_order_give_the_same_records(embeddings):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
+from nearid_ray.data.pipeline import ShardResult
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
@@ -219,44 +219,17 @@ def plan_heads(
         fingerprint: names the content of the cache; an output made from another cache is refused.
 
     Raises:
-        UsageError: the split is empty, or the output holds a scorer of the same name with other weights.
+        UsageError: the split is empty, or the output holds a scorer of the same name with other weights, or
+            unfinished embeddings of a head that is not given.
     """
     digests = {scorer: head_digest(head) for scorer, head in heads.items()}
     work = embedding_work(index, digests, split=split, conditions=conditions, items_per_shard=items_per_shard)
     _refuse_other_heads(output, digests)
+    _refuse_unfinished_others(output, heads)
     content = {"tokens": fingerprint, "split": split, "items_per_shard": items_per_shard}
     return make_plan(
         output, work, table=EMBEDDINGS.name, content=content, rows_per_shard=len(work) + 1, break_on=("block",)
     )
-
-
-def embed_heads(
-    open_cache: Callable[[], TokenSource],
-    heads: Mapping[str, nn.Module],
-    output: Dataset,
-    run: RunSettings,
-    *,
-    fingerprint: str,
-    split: str = "test",
-    conditions: Sequence[str] = ("full", "foreground"),
-    items_per_shard: int = 1024,
-) -> RunSummary:
-    """Write the embeddings of all heads; what is there already is not made again. Needs a Ray session.
-
-    Args:
-        open_cache: opens the token cache; a plain function or partial, pickled to the workers.
-        heads, fingerprint, split, conditions, items_per_shard: as in `plan_heads`, which also says what is refused.
-    """
-    plan = plan_heads(
-        open_cache().index,
-        heads,
-        output,
-        fingerprint=fingerprint,
-        split=split,
-        conditions=conditions,
-        items_per_shard=items_per_shard,
-    )
-    return run_plan(HeadTask(open_cache, heads), output, plan, run, title="embed pictures with heads")
 
 
 def _refuse_other_heads(output: Dataset, digests: Mapping[str, str]) -> None:
@@ -268,3 +241,14 @@ def _refuse_other_heads(output: Dataset, digests: Mapping[str, str]) -> None:
                     f"{output.location.uri} holds embeddings of a scorer {scorer!r} with other weights; give the head "
                     "another name or the job another output, or remove the folder"
                 )
+
+
+def _refuse_unfinished_others(output: Dataset, heads: Mapping[str, nn.Module]) -> None:
+    missing = pa.array(output.missing_shards(), pa.string())
+    pending = [planned.filter(pc.is_in(planned["shard"], missing))["scorer"] for planned in output.plans()]
+    unknown = sorted({name for scorers in pending for name in scorers.unique().to_pylist()} - set(heads))
+    if unknown:
+        raise UsageError(
+            f"{output.location.uri} holds unfinished embeddings of {', '.join(unknown)}; give these heads too, or "
+            "remove the folder"
+        )

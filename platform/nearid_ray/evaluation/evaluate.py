@@ -147,19 +147,34 @@ def measure(similarities: pa.Table, margins: pa.Table, settings: EvaluateSetting
     return Evaluation(rows=rows, groups=groups)
 
 
-def evaluate(embeddings: Sequence[Dataset], output: Location, settings: EvaluateSettings) -> Evaluation:
+def evaluate(
+    embeddings: Sequence[Dataset], output: Location, settings: EvaluateSettings, scorers: Sequence[str] | None = None
+) -> Evaluation:
     """Write eval records and metrics of embeddings datasets into `output`.
 
     A finished evaluation of the same embeddings with the same settings is read, not made again.
 
+    Args:
+        embeddings: datasets of `schemas.EMBEDDINGS`; no scorer stands in two of them.
+        scorers: measure these alone; all that the datasets hold when left out.
+
     Raises:
-        UsageError: a dataset is unfinished, or there is nothing of the split.
+        UsageError: a dataset is unfinished, or there is nothing of the split or of a scorer.
     """
-    content = {"evaluation": to_dict(settings), "embeddings": [_fingerprint(dataset) for dataset in embeddings]}
+    content: dict[str, Any] = {
+        "evaluation": to_dict(settings),
+        "scorers": sorted(scorers) if scorers is not None else None,
+        "embeddings": [_fingerprint(dataset) for dataset in embeddings],
+    }
     stored = _read_metrics(output)
     if stored is not None and stored.get("digest") == settings_digest(content):
         return _from_json(stored)
     table = pa.concat_tables([dataset.read() for dataset in embeddings])
+    if scorers is not None:
+        lost = sorted(set(scorers) - set(table["scorer"].unique().to_pylist()))
+        if lost:
+            raise UsageError(f"there are no embeddings of {', '.join(lost)}; run the job that makes them first")
+        table = table.filter(pc.is_in(table["scorer"], pa.array(list(scorers), pa.string())))
     similarities, margins = records_of(table, settings)
     evaluation = measure(similarities, margins, settings)
     for contract, records in ((SIMILARITIES, similarities), (MARGINS, margins)):

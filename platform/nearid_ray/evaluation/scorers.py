@@ -8,11 +8,12 @@ from functools import partial
 
 import pyarrow.compute as pc
 
-from nearid_ray.data.pipeline import RunSettings, RunSummary
+from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan
+from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
-from nearid_ray.evaluation.embed import embed_heads
+from nearid_ray.evaluation.embed import HeadTask, plan_heads
 from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
 from nearid_ray.models.checkpoint import load_head
 from nearid_ray.models.head import AttentionPoolingHead
@@ -71,29 +72,84 @@ def load_scorers(cache: TokenCache, heads: Mapping[str, str | Location]) -> Scor
     return Scorers(heads=loaded, train_engines=tuple(sorted(engines)))
 
 
-def evaluate_tokens(
-    tokens: str | Location, heads: Mapping[str, str | Location], output: Location, settings: EvaluateSettings,
-    run: RunSettings, items_per_shard: int = 1024,
-) -> tuple[Evaluation, RunSummary]:  # fmt: skip
-    """Embed the pictures of a token cache with the backbone's own and the trained heads, and evaluate them all.
+@dataclass(frozen=True, kw_only=True)
+class TokenEvaluation:
+    """A planned evaluation of a token cache: what `plan_evaluation` found good."""
 
-    Embeddings go to `output`/embeddings, records and metrics beside them. Needs a Ray session.
+    cache_uri: str
+    scorers: Scorers
+    embeddings: Dataset
+    """Where the embeddings go."""
+    plan: Plan
+    """Its pending shards are the embeddings still to make; with none, no Ray session is needed."""
+    output: Location
+    settings: EvaluateSettings
+    """With the training engines filled in."""
+
+    def embed(self, run: RunSettings) -> RunSummary:
+        """Make the planned embeddings; needs a Ray session where shards are pending."""
+        task = HeadTask(partial(TokenCache.open, self.cache_uri), self.scorers.heads)
+        return run_plan(task, self.embeddings, self.plan, run, title="embed pictures with heads")
+
+    def measure(self) -> Evaluation:
+        """Write records and metrics of the embeddings; reads what is there where nothing has changed."""
+        return evaluate([self.embeddings], self.output, self.settings, scorers=list(self.scorers.heads))
+
+
+def plan_evaluation(
+    tokens: str | Location,
+    heads: Mapping[str, str | Location],
+    output: Location,
+    settings: EvaluateSettings,
+    *,
+    items_per_shard: int = 1024,
+) -> TokenEvaluation:
+    """Plan an evaluation of the backbone's own and the trained heads on a token cache.
+
+    Embeddings go to `output`/embeddings, records and metrics beside them. A head added later adds to what is there.
+
+    Args:
+        tokens: a token cache that all workers see.
+        heads: folder of each trained head by the name of its scorer.
+        items_per_shard: pictures a shard; part of what fixes the digits.
+
+    Raises:
+        UsageError: before anything is written, where tokens and heads do not fit each other, the split is empty, or
+            the output holds the embeddings of other tokens or heads.
     """
     cache = TokenCache.open(tokens)
     scorers = load_scorers(cache, heads)
     embeddings = Dataset(output.child("embeddings"))
-    made = embed_heads(
-        partial(TokenCache.open, cache.uri),
+    plan = plan_heads(
+        cache.index,
         scorers.heads,
         embeddings,
-        run,
         fingerprint=cache.fingerprint,
         split=settings.split,
         conditions=settings.conditions,
         items_per_shard=items_per_shard,
     )
-    known = settings.train_engines or scorers.train_engines
-    return evaluate([embeddings], output, replace(settings, train_engines=known)), made
+    return TokenEvaluation(
+        cache_uri=cache.uri,
+        scorers=scorers,
+        embeddings=embeddings,
+        plan=plan,
+        output=output,
+        settings=replace(settings, train_engines=settings.train_engines or scorers.train_engines),
+    )
+
+
+def evaluate_tokens(
+    tokens: str | Location,
+    heads: Mapping[str, str | Location],
+    output: Location,
+    settings: EvaluateSettings,
+    run: RunSettings,
+) -> tuple[Evaluation, RunSummary]:
+    """Plan, embed and measure in one go. Needs a Ray session where embeddings are missing."""
+    planned = plan_evaluation(tokens, heads, output, settings)
+    summary = planned.embed(run)
+    return planned.measure(), summary
 
 
 def _train_split_engines(cache: TokenCache) -> list[str]:
