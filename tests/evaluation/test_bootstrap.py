@@ -42,7 +42,7 @@ def slow_rates(trials, drawn_names):
 def slow_draws(names, resamples, seed):
     for block in resample_weights(len(names), resamples, seed):
         for weights in block:
-            yield [name for name, weight in zip(names, weights, strict=True) for _ in range(weight)]
+            yield [name for name, weight in zip(names, weights, strict=True) for _ in range(int(weight))]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -111,7 +111,9 @@ def test_correlation_interval_equals_explicit_resampling():
     for block in resample_weights(len(names), 40, seed=5):
         for weights in block:
             rows = [
-                r for name, w in zip(names, weights, strict=True) for r in np.flatnonzero(identity == name).repeat(w)
+                r
+                for name, w in zip(names, weights, strict=True)
+                for r in np.flatnonzero(identity == name).repeat(int(w))
             ]
             slow.append(np.corrcoef(x[rows], y[rows])[0, 1])
     interval = bootstrap_pearson(x, y, identity, resamples=40, seed=5)

@@ -10,8 +10,9 @@ Axes: B resamples, I identities, E engines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,18 +52,34 @@ def percentile_interval(value: float, resampled_B: ArrayLike, confidence: float 
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def resample_weights(identity_count: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+def resample_weights(identity_count: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterable[NDArray[np.float64]]:
     """How often each identity is drawn in each resample: blocks of shape (b, I), in all `resamples` rows.
 
     The same count and seed give the same draws, so scorers measured on the same identities are resampled alike.
     """
     if resamples < 1:
         raise ValueError(f"{resamples} resamples; expected at least 1")
+    if identity_count * resamples <= BLOCK_NUMBERS:
+        return _kept_weights(identity_count, resamples, seed)
+    return _drawn_weights(identity_count, resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_weights(identity_count: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    """Most calls ask for the same draws: every scorer, condition and engine is measured on the same identities."""
+    blocks = tuple(_drawn_weights(identity_count, resamples, seed))
+    for block in blocks:
+        block.flags.writeable = False
+    return blocks
+
+
+def _drawn_weights(identity_count: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     generator = np.random.default_rng(seed)
-    block = max(1, BLOCK_NUMBERS // max(1, identity_count))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        yield generator.multinomial(identity_count, np.full(identity_count, 1 / identity_count), size=size)
+    rows = max(1, BLOCK_NUMBERS // max(1, identity_count))
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = generator.multinomial(identity_count, np.full(identity_count, 1 / identity_count), size=size)
+        yield drawn.astype(np.float64)
 
 
 def bootstrap_rates(

@@ -93,7 +93,7 @@ def load_report(
     evaluation = read_evaluation(folder)
     similarities = Dataset.open(folder.child("similarities"), "similarities").read()
     stored = Dataset(folder).read_json("metrics.json") or {}
-    baseline = stored.get("settings", {}).get("baseline", "frozen")
+    asked = stored.get("settings", {})
     tuples = Dataset.open(inputs.tuples, "tuples") if inputs.tuples else None
     distractors = Dataset.open(inputs.distractors, "distractors") if inputs.distractors else None
     backbone = _backbone(inputs.tokens)
@@ -104,7 +104,8 @@ def load_report(
         title=settings.title,
         statement=[*data_statement(similarities, backbone), *settings.statement],
         rows=evaluation.rows,
-        baseline=baseline,
+        baseline=asked.get("baseline", "frozen"),
+        confidence=asked.get("confidence", 0.95),
         headline_group=settings.headline_group,
         group_engines=evaluation.groups,
         curves=[read_curve(name, locate(place)) for name, place in _named(inputs.train).items()],
@@ -114,7 +115,7 @@ def load_report(
         commands=commands,
         settings={
             **{name: entry.get("content", {}) for name, entry in found.items()},
-            "evaluation": stored.get("settings", {}),
+            "evaluation": asked,
         },
     )
 

@@ -70,6 +70,8 @@ class ReportData:
     rows: Sequence[MetricsRow]
     baseline: str = "frozen"
     """The scorer others are compared with."""
+    confidence: float = 0.95
+    """Share of the resamples inside the rows' intervals."""
     headline_group: str = "object-level"
     """The group whose numbers stand on top; the last group where it is absent."""
     group_engines: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -55,7 +55,7 @@ def markdown_table(data: ReportData) -> str:
         rows = [row for row in data.rows if row.condition == condition]
         cells = {(row.name, row.scorer): row for row in rows}
         lines = [
-            f"{condition}: SSR (95 % interval) / PA, percent",
+            f"{condition}: SSR ({100 * data.confidence:g} % interval) / PA, percent",
             "",
             "| engine | identities | " + " | ".join(map(_cell, scorers)) + " |",
             "| --- | ---: |" + " ---: |" * len(scorers),

@@ -46,7 +46,7 @@ def top(data: ReportData) -> Markup:
     """Title, what the data is, and the numbers that matter most."""
     rows = headline_rows(data)
     boxes = [
-        tag("div", tag("span", row.scorer), tag("b", f"{percent(row.ssr)} %"), tag("span", _headline_text(row)),
+        tag("div", tag("span", row.scorer), tag("b", f"{percent(row.ssr)} %"), tag("span", _headline_text(row, data)),
             class_="number")
         for row in rows
     ]  # fmt: skip
@@ -59,8 +59,12 @@ def top(data: ReportData) -> Markup:
     )
 
 
-def _headline_text(row: MetricsRow) -> str:
-    text = f"95 % interval {percent(row.ssr_low)} to {percent(row.ssr_high)}; PA {percent(row.pa)} %"
+def _intervals(data: ReportData) -> str:
+    return f"{100 * data.confidence:g} % interval"
+
+
+def _headline_text(row: MetricsRow, data: ReportData) -> str:
+    text = f"{_intervals(data)} {percent(row.ssr_low)} to {percent(row.ssr_high)}; PA {percent(row.pa)} %"
     if math.isfinite(row.ssr_gain):
         text += f"; {'+' if row.ssr_gain >= 0 else ''}{percent(row.ssr_gain)} points"
     return text
@@ -81,7 +85,7 @@ def results(data: ReportData) -> list[Markup]:
             "Every pair of views i, j of an identity gives two trials: the similarity of the two views must be above "
             "the similarity of the anchor and a distractor painted into the anchor's own background. SSR is the share "
             "of identities that pass all their trials, PA the share of trials passed (percent, higher is better; a tie "
-            "fails). Small print: 95 % bootstrap intervals over identities. Groups are weighted by support.",
+            f"fails). Small print: the bootstrap's {_intervals(data)} over identities. Groups are weighted by support.",
         ),
     ]
     for condition in conditions_of(data):
@@ -151,7 +155,7 @@ def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str],
                     groups[row.name][scorer] = interval
         if groups:
             label = f"SSR by {title} for {', '.join(scorers_of(data))}, {condition}"
-            caption = f"SSR by {title}, {condition}; the thin lines are 95 % intervals."
+            caption = f"SSR by {title}, {condition}; the thin lines are the {_intervals(data)}s."
             chart = bar_chart(groups, colours, label=label, axis="SSR, %")
             charts.append(tag("figure", chart, tag("figcaption", caption)))
     return Markup(_legend(colours) + tag("div", charts, class_="figures"))

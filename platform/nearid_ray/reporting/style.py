@@ -47,14 +47,15 @@ figcaption { color: var(--soft); font-size: .9rem; margin-top: .5em; max-width: 
   vertical-align: -.08em; }
 .tuple { border: 1px solid var(--rule); border-radius: 6px; padding: .8em 1em; margin: 1em 0; }
 .tuple h3 { margin: 0 0 .5em; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 132px), 1fr)); gap: 12px 10px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 150px), 1fr)); gap: 12px 10px; }
 .picture { margin: 0; font-size: .8rem; }
 .picture img { display: block; width: 100%; height: auto; border-radius: 4px; border: 3px solid var(--rule);
   background: var(--wash); }
 .picture.anchor img { border-color: #1d242c; }
 .picture.positive img { border-color: #1f5f99; }
 .picture figcaption { font-size: .8rem; margin-top: .3em; color: var(--ink); line-height: 1.35; }
-.picture dl { margin: .15em 0 0; display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 .5em; }
+.picture dl { margin: .15em 0 0; font-size: .74rem; display: grid;
+  grid-template-columns: minmax(0, 1fr) auto; gap: 0 .5em; }
 .picture dt { color: var(--soft); }
 .picture dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 .win { color: var(--win); }
