@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import safetensors.torch
@@ -131,14 +132,18 @@ class HeadTraining:
         self._objective = settings.objective()
         self._reader = TokenReader(cache, self.device)
         self._model = DistributedDataParallel(self.head) if self.workers.count > 1 else self.head
-        self._optimizer = torch.optim.AdamW(
+        self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        # Made when training starts: whoever only checks settings is spared torch's slow import of its compiler.
+        return torch.optim.AdamW(
             self.head.parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.weight_decay,
+            lr=self.settings.learning_rate,
+            betas=(self.settings.adam_beta1, self.settings.adam_beta2),
+            weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
 
     def run(self) -> Iterator[HistoryRow]:
         """Train to the last step, yielding each step's row. Every worker must go through all of it."""
