@@ -110,9 +110,8 @@ def write_backbone(folder: Path, seed: int = 0, image_px: int = SIZE_PX) -> Path
     """A tiny SigLIP vision model with random weights."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    config = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=image_px, patch_size=8
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipVisionConfig(**sizes, image_size=image_px, patch_size=8)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SiglipVisionModel(config)
@@ -120,8 +119,8 @@ def write_backbone(folder: Path, seed: int = 0, image_px: int = SIZE_PX) -> Path
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
     size = {"height": image_px, "width": image_px}
-    processor = {"image_processor_type": "SiglipImageProcessor", "size": size, "resample": 2}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    processor = {"size": size, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
 
 

@@ -180,7 +180,7 @@ def drop_a_tensor(folder: Path) -> None:
         (lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (cut_weights, "its weights cannot be read"),
         (drop_a_tensor, "its weights lack 1 tensor.s. of the vision model.*post_layernorm.weight"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is a bert model, which does not read pictures"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "bert model, which does not read"),
         (lambda f: set_config(f, model_type="dinov2"), "is a dinov2 model, which pools .* not supported yet"),
         (lambda f: set_config(f, model_type="siglip2"), "NaFlex"),
         (lambda f: set_config(f, vision_use_head=False), "has no attention-pooling head"),

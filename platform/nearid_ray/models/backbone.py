@@ -237,7 +237,7 @@ def _file(spec: str, source: str, revision: str | None, local: bool, name: str) 
     from transformers.utils import cached_file
 
     try:
-        return Path(cached_file(source, name, revision=revision))
+        return Path(str(cached_file(source, name, revision=revision)))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"backbone {spec} is no folder here, and {name} could not be fetched from the hub"
