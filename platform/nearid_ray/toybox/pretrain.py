@@ -3,9 +3,9 @@
     python -m nearid_ray.toybox.pretrain --out DIR
 
 A sigmoid image-text loss over captions of which words are left out at random (background and light most often), and
-three helpers as in SigLIP 2: the caption's words from the pooled embedding, the share of object in every patch and its
-pixels from the tokens. Every image is rendered for its step and (nearly) none is seen twice. A run that is killed goes
-on from DIR/state.pt when started again.
+helpers in the spirit of SigLIP 2's: the caption's words from the pooled embedding; from the tokens the share of object
+in every patch, its pixels and, on the object, the caption's words about it. Every image is rendered for its step and
+(nearly) none is seen twice. A run that is killed goes on from DIR/state.pt when started again.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What the toybox backbone is pretrained with: rendered images with captions, and four losses.
+"""What the toybox backbone is pretrained with: rendered images with captions, and five losses.
 
 Axes: B images, T tokens (patches), S caption slots, D width, H, W pixels, C channels, P pixels of a pooled patch, N
-words of a vocabulary.
+words of a vocabulary, M patches on objects.
 """
 
 import math
@@ -23,6 +23,8 @@ from nearid_ray.toybox.scene import sample_scene
 GRID = SIZE_PX // PATCH_PX
 #: Patches are reconstructed at half resolution.
 _POOLED_PX = PATCH_PX // 2
+#: Slots that speak of the object and not of its surroundings.
+_OBJECT_SLOTS = [place for place, name in enumerate(SLOTS) if name not in ("background", "light")]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +91,7 @@ class Pretraining(nn.Module):
             self.captions = CaptionTower(width)
             self.slots = nn.ModuleList(nn.Linear(width, size) for size in SLOT_SIZES)
             self.decoder = nn.Linear(width, 3 * _POOLED_PX**2 + 1)
+            self.patch_words = nn.Linear(width, sum(SLOT_SIZES[slot] for slot in _OBJECT_SLOTS))
         dropout = {"category": 0.1, "color": 0.2, "pattern": 0.2, "second color": 0.3, "accent": 0.3}
         dropout |= {"decal": 0.4, "decal color": 0.4}
         dropout |= {"background": background_dropout, "light": light_dropout}
@@ -97,7 +100,7 @@ class Pretraining(nn.Module):
         self.slot_weights = [weight.get(slot, 0.7 if slot.startswith("decal") else 1.0) for slot in SLOTS]
 
     def losses(self, batch: Batch, kept_tokens: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The four losses of one batch, float32 scalars."""
+        """The five losses of one batch, float32 scalars."""
         pixel_BCHW = to_pixels(batch.image_BHWC)
         pooled_BTP, object_BT = _patches(pixel_BCHW), batch.object_BT
         count, tokens = object_BT.shape
@@ -118,7 +121,25 @@ class Pretraining(nn.Module):
             "words": torch.stack([weight * F.cross_entropy(logit, word) for weight, logit, word in words]).sum(),
             "pixels": (decoded_BTP[..., :-1] - pooled_BTP).square().mean(),
             "object": F.binary_cross_entropy_with_logits(decoded_BTP[..., -1], object_BT),
+            "patch words": self._patch_words(token_BTD, object_BT, batch.word_BS),
         }
+
+    def _patch_words(
+        self, token_BTD: torch.Tensor, object_BT: torch.Tensor, word_BS: torch.Tensor
+    ) -> torch.Tensor:
+        """The words that describe the object, read from every patch that it mostly covers."""
+        on_object_BT = object_BT > 0.5
+        word_MS = word_BS[on_object_BT.nonzero()[:, 0]]
+        if not len(word_MS):
+            return token_BTD.float().sum() * 0.0
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.patch_words(token_BTD[on_object_BT]).float()
+        parts = logits.split([SLOT_SIZES[slot] for slot in _OBJECT_SLOTS], dim=1)
+        losses = [
+            self.slot_weights[slot] * F.cross_entropy(part, word_MS[:, slot])
+            for slot, part in zip(_OBJECT_SLOTS, parts, strict=True)
+        ]
+        return torch.stack(losses).sum()
 
     def _contrast(self, pooled_BD: torch.Tensor, word_BS: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """SigLIP's loss; captions that read the same after words were left out count as pairs."""
