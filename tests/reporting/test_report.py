@@ -13,6 +13,8 @@ from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import EvaluateSettings, evaluate
 from nearid_ray.reporting.load import ReportInputs, ReportSettings, drawn_identities, load_report, read_curve, thumbnail
 from nearid_ray.reporting.report import report, write_report
+from nearid_ray.settings import dump_json
+from nearid_ray.training.outputs import HISTORY
 from schemas import DISTRACTORS, EMBEDDINGS, TUPLES
 
 ENGINES = ("redraw", "decal")
@@ -79,7 +81,10 @@ def folders(tmp_path_factory):
     made = write(root / "evaluation" / "embeddings", EMBEDDINGS, embeddings)
     evaluate([made], locate(str(root / "evaluation")), EvaluateSettings(resamples=10, train_engines=("redraw",)))
     history = {"step": [0, 1, 2], "loss": [None, 2.0, 1.5], "val_ssr": [0.3, None, 0.7]}
-    locate(str(root / "train")).child("history.parquet").write_bytes(parquet_bytes(pa.table(history)))
+    locate(str(root / "train")).child(HISTORY).write_bytes(parquet_bytes(pa.table(history)))
+    card = {"metrics": {"step": 2}, "settings": {"alpha": 0.5}}
+    locate(str(root / "train")).child("best", "head.json").write_bytes(dump_json(card))
+    locate(str(root / "tuples")).child("summary.json").write_bytes(dump_json({"seconds": 3.2, "rows_made": 9}))
     return root
 
 
@@ -94,6 +99,8 @@ def test_the_report_is_filled_from_the_folders(folders):
     assert {row.scorer for row in data.rows} == {"frozen", "trained"}
     assert data.curves[0].loss == [(1.0, 2.0), (2.0, 1.5)]
     assert data.curves[0].validation_ssr == [(0.0, 0.3), (2.0, 0.7)]
+    assert data.curves[0].kept_step == 2 and data.settings["train trained"] == {"alpha": 0.5}
+    assert data.facts["Last run, tuples"] == "3.2 s, 9 rows made"
     assert [p.scorer for p in data.projections] == ["frozen", "trained"]
     assert len(set(data.projections[0].identities)) == 7
     assert len(data.projections[0].identities) == 7 * 9
@@ -163,7 +170,7 @@ def test_folders_that_hold_something_else_are_refused_by_name(folders, tmp_path)
         load_report(inputs(folders, tuples=str(folders / "distractors")), ReportSettings())
     with pytest.raises(UsageError, match="NAME=FOLDER"):
         load_report(inputs(folders, train=("x",)), ReportSettings())
-    with pytest.raises(UsageError, match=r"history\.parquet"):
+    with pytest.raises(UsageError, match=HISTORY):
         read_curve("a", locate(str(tmp_path)))
     with pytest.raises(ValueError, match="sheet_tuples"):
         ReportSettings(sheet_tuples=-1)

@@ -16,10 +16,9 @@ from nearid_ray.data.store import Dataset, Location, locate, read_parquet
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import embeddings_of, read_evaluation
 from nearid_ray.identifiers import stable_hash
+from nearid_ray.models.checkpoint import CARD_FILE
 from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple, TrainingCurve
-
-HISTORY_FILE = "history.parquet"
-"""What a training run logged, one row a step: columns step, loss, val_ssr (0..1; null between validations)."""
+from nearid_ray.training.outputs import BEST, HISTORY
 
 TOY_DATA = (
     "Toy data. Every picture on this page was drawn by a program (toybox: simple objects of a dozen categories, 64 "
@@ -45,7 +44,7 @@ class ReportInputs:
     tokens: str = ""
     """Token cache the evaluation read: says which backbone it was."""
     train: tuple[str, ...] = ()
-    """NAME=FOLDER of each training run to draw curves of; the name is that of its scorer."""
+    """NAME=FOLDER of each trained head to draw curves of (the folder that holds its history); the name is its scorer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +97,10 @@ def load_report(
     distractors = Dataset.open(inputs.distractors, "distractors") if inputs.distractors else None
     backbone = _backbone(inputs.tokens)
     engines = list(dict.fromkeys(engine for members in evaluation.groups.values() for engine in members))
-    stages = {"tuples": tuples, "distractors": distractors, "tokens": Dataset(inputs.tokens) if inputs.tokens else None}
-    found = {name: dataset.settings() or {} for name, dataset in stages.items() if dataset is not None}
+    curves = [read_curve(name, locate(place)) for name, place in _named(inputs.train).items()]
+    tokens = Dataset.open(inputs.tokens, "tokens_index") if inputs.tokens else None
+    stages = {"tuples": tuples, "distractors": distractors, "tokens": tokens}
+    found = {name: dataset for name, dataset in stages.items() if dataset is not None}
     return ReportData(
         title=settings.title,
         statement=[*data_statement(similarities, backbone), *settings.statement],
@@ -108,13 +109,18 @@ def load_report(
         confidence=asked.get("confidence", 0.95),
         headline_group=settings.headline_group,
         group_engines=evaluation.groups,
-        curves=[read_curve(name, locate(place)) for name, place in _named(inputs.train).items()],
+        curves=curves,
         projections=_projections(folder, similarities, settings),
         sheet=_sheet(tuples, distractors, similarities, engines, settings) if tuples else [],
-        facts={**_facts(similarities, backbone), **(facts or {})},
+        facts={
+            **_facts(similarities, backbone),
+            **_times({**found, "evaluation": Dataset(folder)}),
+            **(facts or {}),
+        },
         commands=commands,
         settings={
-            **{name: entry.get("content", {}) for name, entry in found.items()},
+            **{name: (dataset.settings() or {}).get("content", {}) for name, dataset in found.items()},
+            **{f"train {curve.name}": curve.settings for curve in curves if curve.settings},
             "evaluation": asked,
         },
     )
@@ -132,14 +138,14 @@ def data_statement(similarities: pa.Table, backbone: str) -> list[str]:
 
 
 def read_curve(name: str, folder: Location) -> TrainingCurve:
-    """The history of a training run.
+    """The history of a training run, and which step was kept.
 
     Raises:
         UsageError: the folder holds none.
     """
-    place = folder.child(HISTORY_FILE)
+    place = folder.child(HISTORY)
     if not place.exists():
-        raise UsageError(f"{folder.uri} holds no {HISTORY_FILE}; give the output folder of a training run")
+        raise UsageError(f"{folder.uri} holds no {HISTORY}; give the folder of one head that training wrote")
     table = read_parquet(place)
     step = table["step"].to_pylist()
     columns = {
@@ -147,7 +153,14 @@ def read_curve(name: str, folder: Location) -> TrainingCurve:
         for column in ("loss", "val_ssr")
         if column in table.column_names
     }
-    return TrainingCurve(name=name, loss=columns.get("loss", []), validation_ssr=columns.get("val_ssr", []))
+    card = Dataset(folder.child(BEST)).read_json(CARD_FILE) or {}
+    return TrainingCurve(
+        name=name,
+        loss=columns.get("loss", []),
+        validation_ssr=columns.get("val_ssr", []),
+        kept_step=card.get("metrics", {}).get("step"),
+        settings=card.get("settings", {}),
+    )
 
 
 def drawn_identities(identities: Sequence[str], count: int, *, purpose: str, seed: int) -> list[str]:
@@ -178,6 +191,18 @@ def _facts(similarities: pa.Table, backbone: str) -> dict[str, str]:
         "Pairs a scorer": ", ".join(f"{count} {kind}" for kind, count in pairs.items()),
     }
     return {**facts, "Backbone": backbone} if backbone else facts
+
+
+def _times(stages: Mapping[str, Dataset]) -> dict[str, str]:
+    """What each job's summary says of its last run; a rerun that found all done was quick, so its rows stand beside."""
+    times = {}
+    for name, dataset in stages.items():
+        summary = dataset.read_json("summary.json") or {}
+        if "seconds" in summary:
+            rows = [f"{summary[key]} rows {said}" for key, said in
+                    (("rows_made", "made"), ("rows_done_before", "done before")) if key in summary]  # fmt: skip
+            times[f"Last run, {name}"] = ", ".join([f"{summary['seconds']} s", *rows])
+    return times
 
 
 def _projections(folder: Location, similarities: pa.Table, settings: ReportSettings) -> list[Projection]:

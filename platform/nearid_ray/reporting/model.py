@@ -21,6 +21,10 @@ class TrainingCurve:
     """(step, training loss)."""
     validation_ssr: Sequence[tuple[float, float]]
     """(step, SSR on the validation split, 0..1)."""
+    kept_step: int | None = None
+    """Step whose head was kept, where that is known."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

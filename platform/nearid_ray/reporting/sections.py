@@ -206,7 +206,7 @@ def training(data: ReportData) -> list[Markup]:
     figures = []
     for title, axis, scale, attribute in (
         ("Training loss", "loss", 1.0, "loss"),
-        ("SSR on the validation split (the step with the highest one is kept)", "SSR, %", 100.0, "validation_ssr"),
+        ("SSR on the validation split", "SSR, %", 100.0, "validation_ssr"),
     ):
         lines = [
             Line(name=c.name, x=[p[0] for p in getattr(c, attribute)], y=[scale * p[1] for p in getattr(c, attribute)])
@@ -218,8 +218,15 @@ def training(data: ReportData) -> list[Markup]:
             chart = line_chart(lines, colours, label=label, x_axis="step", y_axis=axis, dots=few)
             figures.append(tag("figure", chart, tag("figcaption", f"{title}, by step.")))
     note = "Losses of runs with another weight of the ranking term are sums of other parts; compare the curves' shape."
-    several = [tag("p", note, class_="lead")] if len(names) > 1 else []
-    return [tag("h2", "Training"), *several, _legend(colours), tag("div", figures, class_="figures")]
+    kept = [f"{curve.name}: step {curve.kept_step}" for curve in data.curves if curve.kept_step is not None]
+    notes = [note] if len(names) > 1 else []
+    notes += [f"Kept by validation SSR, never by the split that is reported: {'; '.join(kept)}."] if kept else []
+    return [
+        tag("h2", "Training"),
+        *[tag("p", text, class_="lead") for text in notes],
+        _legend(colours),
+        tag("div", figures, class_="figures"),
+    ]
 
 
 def kernel_pca(embedding_ND: NDArray[np.floating]) -> NDArray[np.float64]:
