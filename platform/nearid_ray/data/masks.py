@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from nearid_ray.data.images import resize_mask
-from nearid_ray.data.saliency import lab_of, saliency_map
+from nearid_ray.data.saliency import lab_of, saliency_maps
 
 FULL_SHARE = 0.98
 """A mask that covers at least this share of the picture leaves no background and counts as full."""
@@ -96,9 +96,10 @@ def grabcut_mask(image_HW3: np.ndarray) -> np.ndarray:
     compact outline is cut again at 320 pixels and brought to the photo's size. The same photo gives the same mask.
     It takes about half a second on one CPU core, whatever the size.
 
-    Use it for photos of one object that stands apart from its surroundings. It fails where object and ground have
-    the same colour (a white bowl on white cloth), where something colourful stands beside the object, and in clutter;
-    where masks matter, give mask files.
+    Judged by eye on the 107 photos of 20 DreamBooth subjects, on which it was also tuned: some 78 masks (73 %) follow
+    the object; the others miss half of it or take in something else. It fails where object and ground have the same
+    colour (all six photos of a white bowl on white cloth), where something as colourful stands beside or touches the
+    object (flowers, a wearer's clothes), and in clutter. Where masks matter, give mask files.
 
     Raises ValueError when the photo is smaller than 16 pixels or no object can be told from the background.
     """
@@ -121,8 +122,7 @@ def grabcut_mask(image_HW3: np.ndarray) -> np.ndarray:
 
 
 def _first_seeds(image_HW3: np.ndarray) -> list[np.ndarray]:
-    starts = ((0.33, False), (0.24, False), (0.27, True))
-    maps = [saliency_map(image_HW3, centre_sigma=sigma, brighten=brighten) for sigma, brighten in starts]
+    maps = [*saliency_maps(image_HW3, (0.33, 0.24)), *saliency_maps(image_HW3, (0.27,), brighten=True)]
     return [*(_seeds_from_map(map_HW) for map_HW in maps), _centre_seeds(*image_HW3.shape[:2])]
 
 

@@ -8,6 +8,8 @@ wide Gaussian around the centre is multiplied in, because people put the object 
 Axes: H height, W width, N regions.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -15,7 +17,7 @@ _GRID = 14
 """Regions along the long side: enough to follow an object of a tenth of the photo, few enough for N x N matrices."""
 _LAB_SCALE = 20.0
 """Lab distance that weighs as much as one grid cell in the regions' k-means."""
-_KMEANS_ROUNDS = 10
+_KMEANS_ROUNDS = 6
 _COLOUR_SIGMA = 10.0
 """Lab distance at which two regions stop being alike (the paper's sigma_clr)."""
 _PLACE_SIGMA = 0.25
@@ -28,11 +30,13 @@ _CENTRE = (0.5, 0.52)
 _BACKGROUND_COST = 5.0
 
 
-def saliency_map(image_HW3: np.ndarray, *, centre_sigma: float, brighten: bool = False) -> np.ndarray:
-    """How much each pixel looks like the object: float32 (H, W) in 0..1.
+def saliency_maps(
+    image_HW3: np.ndarray, centre_sigmas: Sequence[float], *, brighten: bool = False
+) -> list[np.ndarray]:
+    """How much each pixel looks like the object: float32 (H, W) in 0..1, one map for each centre prior.
 
-    Meant for small pictures (160 pixels: about 0.1 s). `centre_sigma` is the width of the centre prior as a share of
-    the photo; `brighten` first stretches the light of a dark photo, whose Lab distances are else too small.
+    Meant for small pictures (160 pixels: about 0.1 s). `centre_sigmas` are widths of the centre prior as shares of the
+    photo; `brighten` first stretches the light of a dark photo, whose Lab distances are else too small.
     """
     lab_HW3 = lab_of(image_HW3, brighten=brighten)
     label_HW = _regions(lab_HW3)
@@ -50,10 +54,13 @@ def saliency_map(image_HW3: np.ndarray, *, centre_sigma: float, brighten: bool =
 
     background_N = _background(label_HW, area_N, colour_NN, neighbour_NN)
     contrast_N = (colour_NN * np.exp(-(place_NN**2) / (2 * _PLACE_SIGMA**2))) @ (background_N * area_N)
-    centre_N = np.exp(-((place_N2 - np.array(_CENTRE)) ** 2).sum(axis=1) / (2 * centre_sigma**2))
-    object_N = _to_one(contrast_N) * centre_N * (1 - background_N)
-    saliency_N = _smoothed(_to_one(object_N), background_N, colour_NN, neighbour_NN)
-    return saliency_N[label_HW].astype(np.float32)
+    object_N = _to_one(contrast_N) * (1 - background_N)
+    distance2_N = ((place_N2 - np.array(_CENTRE)) ** 2).sum(axis=1)
+    maps = []
+    for sigma in centre_sigmas:
+        prior_N = _to_one(object_N * np.exp(-distance2_N / (2 * sigma**2)))
+        maps.append(_smoothed(prior_N, background_N, colour_NN, neighbour_NN)[label_HW].astype(np.float32))
+    return maps
 
 
 def lab_of(image_HW3: np.ndarray, *, brighten: bool = False) -> np.ndarray:
