@@ -42,6 +42,8 @@ class Job:
 
     tracker: Tracker
     summary: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    """For summary.json alone; too long for the table."""
     failed: bool = False
 
 
@@ -70,7 +72,9 @@ def running(
 
 def finish(name: str, output: Location, job: Job) -> None:
     """Write summary.json, log it and print it as a table."""
-    data = dump_json({"job": name, "output": output.uri, "mlflow_run": job.tracker.run_id, **job.summary})
+    data = dump_json(
+        {"job": name, "output": output.uri, "mlflow_run": job.tracker.run_id, **job.summary, **job.details}
+    )
     output.child("summary.json").write_bytes(data)
     job.tracker.text(data.decode(), "summary.json")
     job.tracker.metrics({key: value for key, value in job.summary.items() if _is_number(value)})

@@ -151,7 +151,7 @@ def _summary(settings: Demo, done: dict[str, job.Job]) -> dict[str, Any]:
         "data": "toybox (toy data) and toybox-siglip2 (toy backbone)",
         **made,
         "training": {name: done["train"].summary[name] for name in done["train"].summary if name.startswith("nearid-")},
-        "scorers": done["evaluate"].summary["scorers"],
+        "scorers": done["evaluate"].details["scorers"],
         "settings": to_dict(replace(settings, tracking=TrackingSettings())),
     }
 

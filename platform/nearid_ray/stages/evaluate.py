@@ -7,7 +7,7 @@ from nearid_ray import job
 from nearid_ray.cluster import output_location
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation
-from nearid_ray.evaluation.scorers import evaluate_tokens, named_heads
+from nearid_ray.evaluation.scorers import named_heads, plan_evaluation
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
@@ -32,16 +32,23 @@ def run_evaluate(settings: Evaluate) -> job.Job:
     """Embed, compare, measure."""
     output = output_location(settings.output)
     heads = named_heads(settings.heads)
+    planned = plan_evaluation(settings.tokens, heads, output, settings.evaluation)
     with job.running(
-        "evaluate", output, to_dict(settings), tracking=settings.tracking, inputs={"tokens": settings.tokens, **heads}
+        "evaluate",
+        output,
+        to_dict(settings),
+        tracking=settings.tracking,
+        inputs={"tokens": settings.tokens, **heads},
+        needs_ray=bool(planned.plan.pending),
     ) as running:
-        evaluation, made = evaluate_tokens(settings.tokens, heads, output, settings.evaluation, settings.run)
+        made = planned.embed(settings.run)
+        evaluation = planned.measure()
         running.summary |= {
             "embeddings_made": made.rows_made,
             "embeddings_done_before": made.rows_before,
             "records_made": not evaluation.reused,
-            "scorers": scorer_summary(evaluation),
         }
+        running.details["scorers"] = scorer_summary(evaluation)
         running.failed = made.failed
         for condition in dict.fromkeys(row.condition for row in evaluation.rows):
             print(f"\n{text_table(evaluation, condition)}")

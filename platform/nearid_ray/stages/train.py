@@ -1,14 +1,15 @@
 """The train job: head-only training on cached tokens with Ray Train, one head or one for each alpha."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 
 from nearid_ray import job
 from nearid_ray.cluster import output_location
 from nearid_ray.data.plan import differences
-from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
+from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import settings_digest
@@ -16,12 +17,12 @@ from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
+from nearid_ray.training.outputs import BEST, HISTORY, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.trainer import TrainedHead, train_many
+from nearid_ray.training.trainer import train_many
 
 HEADS_FOLDER = "heads"
-HISTORY_FILE = "history.parquet"
-"""OUTPUT/heads/NAME/ holds best/, last/ and this: one row a step."""
+"""OUTPUT/heads/NAME/ holds best/, last/ and the history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +64,13 @@ def run_train(settings: Train) -> job.Job:
             _train(settings, output, cache, runs, content)
         running.summary |= {"trained_before": done}
         for name in runs:
-            rows = read_parquet(output.child(HEADS_FOLDER, name, HISTORY_FILE)).to_pylist()
+            rows = _history(output, name)
             running.tracker.history([_named(row, f"{name}." if len(runs) > 1 else "") for row in rows])
             running.summary[name] = _summary(output, name, rows)
     return running
 
 
-def head_folder(output: Location, name: str, which: str = "best") -> Location:
+def head_folder(output: Location, name: str, which: str = BEST) -> Location:
     """Where a trained head lies; `which` is best (by validation SSR) or last."""
     return output.child(HEADS_FOLDER, name, which)
 
@@ -85,21 +86,15 @@ def _train(
     trained = train_many(
         runs, cache_uri=cache.uri, head_uri=initial.uri, storage=output, name="checkpoints", where=settings.where
     )
-    for result in trained.values():
-        _save(output, head, card, result)
+    for name, result in trained.items():
+        save_trained(output.child(HEADS_FOLDER, name), result, backbone)
     stored = {"table": "heads", "content_digest": settings_digest(content), "content": content}
     output.child("settings.json").write_bytes(dump_json(stored))  # last: it says that the rest is complete
 
 
-def _save(output: Location, head: AttentionPoolingHead, card: HeadCard, result: TrainedHead) -> None:
-    measured = {"val_ssr": result.best_val_ssr, "val_pa": result.best_val_pa}
-    kept = {"best": (result.best_head, result.best_step, measured), "last": (result.last_head, result.last_step, {})}
-    for which, (state, step, metrics) in kept.items():
-        head.load_state_dict(state)
-        mine = replace(card, settings=to_dict(result.settings), metrics={"step": step, **metrics})
-        save_head(head_folder(output, result.name, which), head, mine)
-    history = pa.Table.from_pylist([asdict(row) for row in result.history])
-    output.child(HEADS_FOLDER, result.name, HISTORY_FILE).write_bytes(parquet_bytes(history))
+def _history(output: Location, name: str) -> list[dict[str, Any]]:
+    data = output.child(HEADS_FOLDER, name, HISTORY).read_bytes()
+    return pyarrow.csv.read_csv(pa.BufferReader(data)).to_pylist()
 
 
 def _named(row: dict[str, Any], prefix: str) -> dict[str, Any]:
