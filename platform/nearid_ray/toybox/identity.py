@@ -125,7 +125,7 @@ def sibling(rng: np.random.Generator, identity: ToyIdentity, kind: str) -> ToyId
     Object-level, training: `redraw` keeps only the words for category, main colour and pattern; `recolor` changes
     second colour, accent and decal; `retexture` pattern, second colour and decal; `reshape` form, second colour,
     accent and the pattern's style. Object-level, withheld: `restyle` changes form, pattern and decal and keeps the
-    palette; `redecorate` changes pattern, accent and the decal's colour (and puts one where there was none).
+    object's three colours; `redecorate` changes pattern, accent and the decal's colour (or adds one).
     Part-level: `trim` changes the second colour, `decal` the decal, `accent` the accent, and nothing else.
 
     Raises ValueError for an unknown kind.
@@ -197,12 +197,11 @@ def _decal(rng: np.random.Generator, kind: str, avoid: Sequence[str]) -> Decal:
     )
 
 
-def _other_decal(rng: np.random.Generator, identity: ToyIdentity, color: NamedColor | None = None) -> Decal:
+def _other_decal(rng: np.random.Generator, identity: ToyIdentity) -> Decal:
     old = identity.decal
     kinds = [kind for kind in DECALS if kind != old.kind]
     kind = "none" if old.kind != "none" and rng.random() < 0.12 else pick(rng, kinds, but=("none",))
-    decal = _decal(rng, kind, avoid=(identity.main.name, identity.second.name, old.color.name))
-    return decal if color is None else replace(decal, color=color)
+    return _decal(rng, kind, avoid=(identity.main.name, identity.second.name, old.color.name))
 
 
 def _other_color(rng: np.random.Generator, old: NamedColor, main: NamedColor) -> NamedColor:
@@ -254,7 +253,7 @@ def _restyle(rng: np.random.Generator, old: ToyIdentity) -> ToyIdentity:
         old,
         form=_far_form(rng, old.form),
         pattern=_pattern(rng, pick(rng, PATTERNS, but=(old.pattern.kind,))),
-        decal=_other_decal(rng, old, color=old.decal.color),
+        decal=_other_decal(rng, old),
     )
 
 

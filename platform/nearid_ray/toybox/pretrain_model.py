@@ -96,8 +96,10 @@ class Pretraining(nn.Module):
         dropout |= {"decal": 0.4, "decal color": 0.4}
         dropout |= {"background": background_dropout, "light": light_dropout}
         self.word_dropout = [dropout[slot] for slot in SLOTS]
-        weight = {"background": 1 - background_dropout, "light": 0.5 * (1 - light_dropout)}
-        self.slot_weights = [weight.get(slot, 0.7 if slot.startswith("decal") else 1.0) for slot in SLOTS]
+        # Pattern and decal are learned last by far: the other words can be told from colours and outlines.
+        weight = {"pattern": 3.0, "decal": 2.0, "decal color": 0.7}
+        weight |= {"background": 1 - background_dropout, "light": 0.5 * (1 - light_dropout)}
+        self.slot_weights = [weight.get(slot, 1.0) for slot in SLOTS]
 
     def losses(self, batch: Batch, kept_tokens: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """The five losses of one batch, float32 scalars."""
