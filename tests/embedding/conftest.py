@@ -33,6 +33,13 @@ def disc(size_px: int = SIZE_PX) -> np.ndarray:
     return np.where((x - size_px / 2) ** 2 + (y - size_px / 2) ** 2 < (size_px / 3) ** 2, 255, 0).astype(np.uint8)
 
 
+def painted() -> np.ndarray:
+    """A painted region that is wider than the object, as engines leave it."""
+    region = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    region[2:-2, 2:-2] = 255
+    return region
+
+
 def view_row(seed: int, **changes: Any) -> dict[str, Any]:
     image = encode_png(noise(seed))
     row = dict.fromkeys(("prompt", "error"), "") | {
@@ -79,7 +86,7 @@ def distractor_rows(rows: list[dict[str, Any]], engines: tuple[str, ...] = ENGIN
                     "view_id": view["view_id"],
                     "engine": engine,
                     "image": {"bytes": encode_png(noise(seed)), "path": "d.png"},
-                    "mask": {"bytes": encode_png(disc()), "path": "m.png"},
+                    "mask": {"bytes": encode_png(painted()), "path": "m.png"},
                     "verdict": "accepted",
                     "category": row["category"],
                     "split": row["split"],

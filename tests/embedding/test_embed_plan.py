@@ -116,7 +116,7 @@ def test_what_cannot_be_embedded_is_left_out_with_its_reason(
     rows[1]["views"][1] |= {"error": "broken file", "view_id": "", "image": None, "mask": None}
     rows[0]["views"][0] |= {"mask": None, "mask_source": "none"}
     tuples, distractors = write(tmp_path / "t", "tuples", rows), write(tmp_path / "d", "distractors", others)
-    work, rejected = plan_embed(tuples, distractors, EmbedSettings())
+    work, rejected = plan_embed(tuples, distractors, EmbedSettings(distractor_mask="painted"))
     reasons = sorted((entry["reason"], entry["identity_id"]) for entry in rejected)
     assert reasons == [
         ("distractor-error", "test:000"),
@@ -136,6 +136,30 @@ def test_what_cannot_be_embedded_is_left_out_with_its_reason(
     of_first = [row for row in work.to_pylist() if (row["identity_id"], row["view_index"], row["role"]) == first]
     assert [row["masked"] for row in of_first] == [False]
     assert not any(row["image_id"] in ("", others[0]["distractor_id"]) for row in work.to_pylist())
+
+
+def test_a_distractor_is_masked_by_its_view_unless_the_painted_region_is_asked_for(
+    inputs: tuple[Dataset, Dataset], tmp_path: Path, rows_of: Callable[..., Rows], write: Callable[..., Dataset]
+) -> None:
+    work, _ = plan_embed(*inputs, EmbedSettings())
+    view_at = {
+        (row["identity_id"], row["view_index"]): (row["input_kind"], row["input_shard"], row["input_row"])
+        for row in work.to_pylist()
+        if row["role"] == "view"
+    }
+    for row in work.to_pylist():
+        mask_at = (row["mask_kind"], row["mask_shard"], row["mask_row"])
+        assert mask_at == view_at[row["identity_id"], row["view_index"]]
+    work, _ = plan_embed(*inputs, EmbedSettings(distractor_mask="painted"))
+    for row in work.to_pylist():
+        assert (row["mask_kind"], row["mask_shard"]) == (row["input_kind"], row["input_shard"])
+    rows = rows_of(["train", "train", "val", "test", "train"])
+    for view in rows[0]["views"]:
+        view["mask"] = None
+    unmasked = write(tmp_path / "t", "tuples", rows)
+    work, rejected = plan_embed(unmasked, inputs[1], EmbedSettings())
+    assert {entry["reason"] for entry in rejected} == {"no-mask"}
+    assert not any(row["masked"] for row in work.to_pylist() if row["identity_id"] == "test:000")
 
 
 def test_pooled_embeddings_take_every_wanted_split_once_and_clean(inputs: tuple[Dataset, Dataset]) -> None:

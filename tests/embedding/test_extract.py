@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -59,26 +59,31 @@ def planned(inputs: dict[str, Dataset], settings: EmbedSettings | None = None) -
     return work.append_column("shard", pa.array(["s"] * work.num_rows))
 
 
-def picture_of(inputs: dict[str, Dataset], item: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def picture_of(
+    inputs: dict[str, Dataset], item: dict[str, Any], distractor_mask: str = "view"
+) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask of an item, found by its names instead of by its place."""
-    rows = inputs[item["input_kind"]].read().to_pylist()
+    identities = inputs["tuples"].read().to_pylist()
+    view = next(row for row in identities if row["identity_id"] == item["identity_id"])["views"][item["view_index"]]
     if item["role"] == "view":
-        identity = next(row for row in rows if row["identity_id"] == item["identity_id"])
-        found = identity["views"][item["view_index"]]
-    else:
-        found = next(row for row in rows if row["distractor_id"] == item["image_id"])
-    return decode_rgb(found["image"]["bytes"]), decode_mask(found["mask"]["bytes"])
+        return decode_rgb(view["image"]["bytes"]), decode_mask(view["mask"]["bytes"])
+    rows = inputs["distractors"].read().to_pylist()
+    found = next(row for row in rows if row["distractor_id"] == item["image_id"])
+    masked_by = view if distractor_mask == "view" else found
+    return decode_rgb(found["image"]["bytes"]), decode_mask(masked_by["mask"]["bytes"])
 
 
+@pytest.mark.parametrize("distractor_mask", ["view", "painted"])
 def test_tokens_of_every_item_are_those_of_its_own_augmented_picture(
-    inputs: dict[str, Dataset], tiny_backbone: Path, tmp_path: Path
+    inputs: dict[str, Dataset], tiny_backbone: Path, tmp_path: Path, distractor_mask: Literal["view", "painted"]
 ) -> None:
-    task, work = task_for(inputs, tiny_backbone), planned(inputs)
+    task = task_for(inputs, tiny_backbone)
+    work = planned(inputs, EmbedSettings(draws=2, distractor_mask=distractor_mask))
     index = run_shard(task, Dataset(tmp_path / "out"), "s", work)
     tokens_NTD = map_tokens(tmp_path / "out" / "tokens" / "s.arrow", work.num_rows, 16, 32)
     model = SiglipVisionModel.from_pretrained(tiny_backbone).eval()
     for row, item in enumerate(work.to_pylist()):
-        image, mask = picture_of(inputs, item)
+        image, mask = picture_of(inputs, item, distractor_mask)
         name = {"masked": item["masked"], "draw": item["draw"], "settings": task.augment}
         drawn = augment(image, mask, task.augment, masked=item["masked"], seed=draw_seed(item["image_id"], **name))
         pixels = torch.from_numpy(drawn).permute(2, 0, 1)[None] / 127.5 - 1
@@ -149,7 +154,7 @@ def test_what_fails_becomes_a_row_with_an_error_and_zero_tokens(
     others[0]["image"] = {"bytes": b"", "path": "x"}
     tuples, distractors = write(tmp_path / "t", "tuples", rows), write(tmp_path / "d", "distractors", others)
     inputs = {"tuples": tuples, "distractors": distractors}
-    work = planned(inputs)
+    work = planned(inputs, EmbedSettings(distractor_mask="painted"))
     index = run_shard(task_for(inputs, tiny_backbone), Dataset(tmp_path / "out"), "s", work)
     tokens_NTD = map_tokens(tmp_path / "out" / "tokens" / "s.arrow", work.num_rows, 16, 32)
     by_item = {

@@ -38,7 +38,8 @@ What = Literal["tokens", "pooled"]
 FROZEN = "frozen"
 """The scorer whose head is the backbone's own."""
 
-_READ = ("input_kind", "input_shard", "input_row", "view_index", "image_id", "masked", "draw")
+_PLACES = ("input_kind", "input_shard", "input_row", "mask_kind", "mask_shard", "mask_row", "view_index")
+_READ = (*_PLACES, "image_id", "masked", "draw")
 """What `prepare` needs of a work row."""
 _ROWS_PER_SHARD = 512
 _BYTES_PER_SHARD = 256 << 20
@@ -101,13 +102,12 @@ class EmbedTask:
         image_NSS3 = np.zeros((work.num_rows, side, side, 3), np.uint8)
         errors = [""] * work.num_rows
         items = work.select(_READ).to_pylist()
-        for (kind, shard), places in _grouped(items).items():
-            pictures = _Pictures(self.inputs[kind], kind, shard, [items[place] for place in places])
-            for place in places:
-                try:
-                    image_NSS3[place] = self._picture(pictures, items[place])
-                except ValueError as error:
-                    errors[place] = str(error)
+        pictures = _Pictures(self.inputs, items)
+        for place, item in enumerate(items):
+            try:
+                image_NSS3[place] = self._picture(pictures, item)
+            except ValueError as error:
+                errors[place] = str(error)
         return Prepared(image_NSS3, errors)
 
     def compute(self, prepared: Prepared) -> Embedded:
@@ -136,7 +136,8 @@ class EmbedTask:
         return ShardResult(rows, {f"{TOKENS_FOLDER}/{shard}.arrow": tokens_bytes(computed.value_N)})
 
     def _picture(self, pictures: "_Pictures", item: dict[str, Any]) -> NDArray[np.uint8]:
-        image, mask = pictures.decoded(item, with_mask=item["masked"])
+        image = pictures.image(item)
+        mask = pictures.mask(item, image.shape[:2]) if item["masked"] else None
         seed = draw_seed(item["image_id"], masked=item["masked"], draw=item["draw"], settings=self.augment)
         return self.pixels.resized(augment(image, mask, self.augment, masked=item["masked"], seed=seed))
 
@@ -227,6 +228,7 @@ def _content(
     """What decides the values of a row. Which rows there are is the plan's business."""
     digests = {kind: (dataset.settings() or {})["content_digest"] for kind, dataset in inputs.items()}
     content = {"what": what, "backbone_fingerprint": backbone.fingerprint, "dtype": dtype, "inputs": digests}
+    content["distractor_mask"] = settings.distractor_mask
     return content | ({"augment": asdict(settings.augment)} if what == "tokens" else {})
 
 
@@ -293,51 +295,56 @@ def _device() -> str:
     return "cuda" if not ray.is_initialized() or ray.get_gpu_ids() else "cpu"
 
 
-def _grouped(items: list[dict[str, Any]]) -> dict[tuple[str, str], list[int]]:
-    """Places of the items by the input shard in which their picture lies."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, item in enumerate(items):
-        groups.setdefault((item["input_kind"], item["input_shard"]), []).append(place)
-    return groups
-
-
 class _Pictures:
-    """Pictures of one input shard, the last one kept decoded: items of a picture stand side by side."""
+    """Pictures and masks of some items. The last of each is kept decoded: items of a picture stand side by side."""
 
-    def __init__(self, uri: str, kind: str, shard: str, items: list[dict[str, Any]]) -> None:
-        rows = list(dict.fromkeys(item["input_row"] for item in items))
-        names = ["image", "mask"] if any(item["masked"] for item in items) else ["image"]
-        columns = [f"views.list.element.{name}" for name in names] if kind == "tuples" else names
-        table = read_rows(Dataset(uri).shard(shard), rows, columns)
-        self._kind = kind
-        self._table = table.combine_chunks()
+    def __init__(self, inputs: dict[str, str], items: list[dict[str, Any]]) -> None:
+        rows: dict[tuple[str, str, str], dict[int, None]] = {}
+        for item in items:
+            rows.setdefault(("image", item["input_kind"], item["input_shard"]), {})[item["input_row"]] = None
+            if item["masked"]:
+                rows.setdefault(("mask", item["mask_kind"], item["mask_shard"]), {})[item["mask_row"]] = None
+        self._columns = {key: _Column(inputs[key[1]], *key, list(wanted)) for key, wanted in rows.items()}
+        self._last_image: tuple[Any, NDArray[np.uint8]] | None = None
+        self._last_mask: tuple[Any, NDArray[np.uint8]] | None = None
+
+    def image(self, item: dict[str, Any]) -> NDArray[np.uint8]:
+        """ValueError where it cannot be read."""
+        place = (item["input_kind"], item["input_shard"], item["input_row"], item["view_index"])
+        if self._last_image is None or self._last_image[0] != place:
+            self._last_image = (place, decode_rgb(self._columns["image", *place[:2]].read(*place[2:])))
+        return self._last_image[1]
+
+    def mask(self, item: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """ValueError where it cannot be read, is empty or has another shape than its picture."""
+        place = (item["mask_kind"], item["mask_shard"], item["mask_row"], item["view_index"])
+        if self._last_mask is None or self._last_mask[0] != place:
+            self._last_mask = (place, decode_mask(self._columns["mask", *place[:2]].read(*place[2:])))
+        mask = self._last_mask[1]
+        if mask.shape != shape:
+            raise ValueError(f"the mask has shape {mask.shape}, the picture {shape}; expected the same")
+        if not mask.any():
+            raise ValueError("the mask is empty: no pixel belongs to the object")
+        return mask
+
+
+class _Column:
+    """Encoded pictures of one column of an input shard."""
+
+    def __init__(self, uri: str, name: str, kind: str, shard: str, rows: list[int]) -> None:
+        self._name, self._of_views = name, kind == "tuples"
+        column = f"views.list.element.{name}" if self._of_views else name
+        table = read_rows(Dataset(uri).shard(shard), rows, [column])
+        self._values = table.column(0).combine_chunks()
         self._place = {row: place for place, row in enumerate(rows)}
-        self._last: tuple[Any, NDArray[np.uint8], NDArray[np.uint8] | None] | None = None
 
-    def decoded(self, item: dict[str, Any], *, with_mask: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image and, where wanted, mask of an item. ValueError where they cannot be read or do not fit."""
-        key = (item["input_row"], item["view_index"])
-        if self._last is None or self._last[0] != key:
-            self._last = (key, decode_rgb(self._bytes(item, "image")), None)
-        _, image, mask = self._last
-        if with_mask and mask is None:
-            mask = decode_mask(self._bytes(item, "mask"))
-            if mask.shape != image.shape[:2]:
-                raise ValueError(f"the mask has shape {mask.shape}, the picture {image.shape[:2]}; expected the same")
-            if not mask.any():
-                raise ValueError("the mask is empty: no pixel belongs to the object")
-            self._last = (key, image, mask)
-        return image, mask
-
-    def _bytes(self, item: dict[str, Any], name: str) -> bytes:
-        place = self._place[item["input_row"]]
-        if self._kind == "tuples":
-            view = self._table["views"][place].values[item["view_index"]]
-            data = view[name]["bytes"].as_py()
-        else:
-            data = self._table[name][place]["bytes"].as_py()
+    def read(self, row: int, view_index: int) -> bytes:
+        entry = self._values[self._place[row]]
+        if self._of_views:
+            entry = entry.values[view_index][self._name]
+        data = entry["bytes"].as_py() if entry.is_valid else None
         if not data:
-            raise ValueError(f"its {name} is missing")
+            raise ValueError(f"its {self._name} is missing")
         return data
 
 

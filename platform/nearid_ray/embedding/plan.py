@@ -46,9 +46,13 @@ WORK_SCHEMA = pa.schema(
         ("input_kind", pa.string()),
         ("input_shard", pa.string()),
         ("input_row", pa.int64()),
+        ("mask_kind", pa.string()),
+        ("mask_shard", pa.string()),
+        ("mask_row", pa.int64()),
     ]
 )
-"""A work row: who the item is, and where its picture lies (`input_kind` is "tuples" or "distractors")."""
+"""A work row: who the item is, and where its picture and its mask lie (a kind is "tuples" or "distractors"). What lies
+in tuples is that of the row's view `view_index`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,10 @@ class EmbedSettings:
     """Splits that get draw 0, the clean image."""
     masked: bool = True
     """Embed every item once more with its background blacked out."""
+    distractor_mask: Literal["view", "painted"] = "view"
+    """What is kept of a distractor whose background is blacked out: the mask of the view it was painted into, as in the
+    paper, or the whole painted region. The region can be wider than the object and then shows a rim of background that
+    only distractors have."""
     engines: tuple[str, ...] = ()
     """Engines whose distractors are embedded; all when empty."""
     train_engines: tuple[str, ...] = ()
@@ -83,6 +91,8 @@ class EmbedSettings:
             raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.draws < 0:
             raise ValueError(f"draws is {self.draws}; expected 0 or more")
+        if self.distractor_mask not in ("view", "painted"):
+            raise ValueError(f"distractor_mask is {self.distractor_mask!r}; expected 'view' or 'painted'")
         for name in ("augmented_splits", "clean_splits"):
             unknown = sorted(set(getattr(self, name)) - set(SPLITS))
             if unknown:
@@ -133,6 +143,9 @@ class _Picture:
     input_kind: str
     input_shard: str
     input_row: int
+    mask_kind: str
+    mask_shard: str
+    mask_row: int
 
     @property
     def record_id(self) -> str:
@@ -155,7 +168,7 @@ def plan_embed(
     """
     pictures = list(_views(tuples))
     if distractors is not None:
-        others = list(_distractors(distractors, {p.image_id for p in pictures}))
+        others = list(_distractors(distractors, {(p.identity_id, p.view_index): p for p in pictures}, settings))
         _check_engines(settings, {p.engine for p in others}, distractors)
         _check_same_tuples(others, tuples, distractors)
         pictures += [p for p in others if settings.wants(p.engine, p.split)]
@@ -203,12 +216,19 @@ def _views(tuples: Dataset) -> Iterator[_Picture]:
                     input_kind="tuples",
                     input_shard=shard,
                     input_row=row,
+                    mask_kind="tuples",
+                    mask_shard=shard,
+                    mask_row=row,
                 )
 
 
-def _distractors(distractors: Dataset, view_ids: set[str]) -> Iterator[_Picture]:
+def _distractors(
+    distractors: Dataset, views: dict[tuple[str, int], _Picture], settings: EmbedSettings
+) -> Iterator[_Picture]:
     for shard, table in _metadata(distractors, _DISTRACTOR_COLUMNS):
         for row, entry in enumerate(table.to_pylist()):
+            view = views.get((entry["identity_id"], entry["view_index"]))
+            masked_by = view if settings.distractor_mask == "view" else None
             yield _Picture(
                 image_id=entry["distractor_id"],
                 role="distractor",
@@ -218,21 +238,24 @@ def _distractors(distractors: Dataset, view_ids: set[str]) -> Iterator[_Picture]
                 category=entry["category"],
                 split=entry["split"],
                 oracle=entry["oracle"],
-                has_mask=entry["mask"] is not None,
-                problem=_problem(entry, view_ids),
+                has_mask=masked_by.has_mask if masked_by else entry["mask"] is not None,
+                problem=_problem(entry, view),
                 input_kind="distractors",
                 input_shard=shard,
                 input_row=row,
+                mask_kind="tuples" if masked_by else "distractors",
+                mask_shard=masked_by.mask_shard if masked_by else shard,
+                mask_row=masked_by.mask_row if masked_by else row,
             )
 
 
-def _problem(entry: dict[str, Any], view_ids: set[str]) -> tuple[str, str] | None:
+def _problem(entry: dict[str, Any], view: _Picture | None) -> tuple[str, str] | None:
     if entry["error"]:
         return "distractor-error", entry["error"]
     if entry["verdict"] != "accepted":
         return "distractor-not-accepted", f"its verdict is {entry['verdict']}"
-    if entry["view_id"] not in view_ids:
-        return "no-view", "the tuples hold no view with its view_id"
+    if view is None or view.image_id != entry["view_id"]:
+        return "no-view", "the tuples do not hold the view it was painted into"
     return None
 
 
