@@ -29,9 +29,7 @@ def test_with_embeddings_the_nearest_by_cosine_lends():
     for _ in range(20):
         embeddings = {i: random.normal(size=4) * random.uniform(0.1, 9) for i in IDS}
         own = embeddings["photos:a"]
-        cosines = {
-            i: sum(own * embeddings[i]) / (sum(own**2) ** 0.5 * sum(embeddings[i] ** 2) ** 0.5) for i in IDS[1:]
-        }
+        cosines = {i: sum(own * embeddings[i]) / (sum(own**2) ** 0.5 * sum(embeddings[i] ** 2) ** 0.5) for i in IDS[1:]}
         assert choose_donor("photos:a", "mug", IDS, embeddings) == max(cosines, key=cosines.get)
 
 

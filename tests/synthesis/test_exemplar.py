@@ -104,7 +104,9 @@ def test_the_donor_is_mirrored_where_that_fits_better():
     donor = np.full((SIZE, SIZE, 3), 210, np.uint8)
     donor[wedge[:, ::-1] > 0] = BLUE
     asked = request(view_HW3=view, mask_HW=wedge, donor_HW3=donor, donor_mask_HW=np.ascontiguousarray(wedge[:, ::-1]))
-    covered = {f: is_like(result(asked, flip=f, light=0, tint=0).image_HW3, BLUE)[wedge > 0].mean() for f in ("fit", "never")}
+    covered = {
+        f: is_like(result(asked, flip=f, light=0, tint=0).image_HW3, BLUE)[wedge > 0].mean() for f in ("fit", "never")
+    }
     assert covered["fit"] > 0.9 > covered["never"] + 0.1
 
 

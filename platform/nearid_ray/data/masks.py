@@ -164,9 +164,7 @@ def _cut(image_HW3: np.ndarray, seeds_HW: np.ndarray, rounds: int) -> np.ndarray
         cv2.setRNGSeed(0)
         background_model, object_model = np.zeros((1, 65)), np.zeros((1, 65))
         unused_box = (0, 0, 1, 1)
-        cv2.grabCut(
-            image_HW3, seeds_HW, unused_box, background_model, object_model, rounds, cv2.GC_INIT_WITH_MASK
-        )
+        cv2.grabCut(image_HW3, seeds_HW, unused_box, background_model, object_model, rounds, cv2.GC_INIT_WITH_MASK)
         foreground = (seeds_HW == cv2.GC_FGD) | (seeds_HW == cv2.GC_PR_FGD)
     return np.where(foreground, np.uint8(255), np.uint8(0))
 

@@ -30,9 +30,7 @@ _CENTRE = (0.5, 0.52)
 _BACKGROUND_COST = 5.0
 
 
-def saliency_maps(
-    image_HW3: np.ndarray, centre_sigmas: Sequence[float], *, brighten: bool = False
-) -> list[np.ndarray]:
+def saliency_maps(image_HW3: np.ndarray, centre_sigmas: Sequence[float], *, brighten: bool = False) -> list[np.ndarray]:
     """How much each pixel looks like the object: float32 (H, W) in 0..1, one map for each centre prior.
 
     Meant for small pictures (160 pixels: about 0.1 s). `centre_sigmas` are widths of the centre prior as shares of the

@@ -104,9 +104,7 @@ def _patches(padded_HW3: np.ndarray, centres_N2: np.ndarray) -> np.ndarray:
     return np.concatenate([colours, places], axis=1).astype(np.float32)
 
 
-def _voted(
-    image_HW3: np.ndarray, targets_N2: np.ndarray, matches_N2: np.ndarray, distance_N: np.ndarray
-) -> np.ndarray:
+def _voted(image_HW3: np.ndarray, targets_N2: np.ndarray, matches_N2: np.ndarray, distance_N: np.ndarray) -> np.ndarray:
     """Each pixel as the mean of what all patches over it say, good matches weighing more."""
     height, width = image_HW3.shape[:2]
     scale = float(np.percentile(distance_N, 75)) + 1.0

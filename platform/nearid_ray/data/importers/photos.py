@@ -1,7 +1,7 @@
 """Folders of photos, one folder an identity, with optional mask files and a table of categories.
 
-    <root>/<identity>/*.jpg|jpeg|png|webp
-    <root>/<identity>/masks/<stem>.png   or   <root>/masks/<identity>/<stem>.png
+<root>/<identity>/*.jpg|jpeg|png|webp
+<root>/<identity>/masks/<stem>.png   or   <root>/masks/<identity>/<stem>.png
 """
 
 import csv

@@ -101,9 +101,7 @@ class ExemplarEngine:
             return error
 
 
-def place_donor(
-    region_HW: np.ndarray, shape_HW: np.ndarray, *, spill_cost: float, max_stretch: float
-) -> Placement:
+def place_donor(region_HW: np.ndarray, shape_HW: np.ndarray, *, spill_cost: float, max_stretch: float) -> Placement:
     """The size and place of the donor's silhouette that cover the region best with the least cut off.
 
     `shape_HW` is the donor's mask cut to its box, of any size. Maximises (covered - spill_cost * cut off) / region, all
