@@ -187,14 +187,14 @@ class _WholeShard:
         task.setup()
 
     def __call__(self, work: pa.Table) -> pa.Table:
-        began = time.monotonic()
+        began = time.time()
         shard = _shard_of(work)
-        table = run_shard(self.task, self.output, shard, work)
-        return _record(shard, table, time.monotonic() - began)
+        return _record(shard, run_shard(self.task, self.output, shard, work), began)
 
 
 def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
-    return _packed(work, task.prepare(work), time.monotonic())
+    began = time.time()
+    return _packed(work, task.prepare(work), began)
 
 
 class _Compute:
@@ -203,27 +203,25 @@ class _Compute:
         task.setup()
 
     def __call__(self, packed: pa.Table) -> pa.Table:
-        began = time.monotonic()
-        work, prepared, _ = _unpacked(packed)
-        return _packed(work, self.task.compute(prepared), time.monotonic() - began)
+        work, prepared, began = _unpacked(packed)
+        return _packed(work, self.task.compute(prepared), began)
 
 
 def _finish(packed: pa.Table, task: ShardTask, uri: str) -> pa.Table:
-    work, computed, seconds = _unpacked(packed)
+    work, computed, began = _unpacked(packed)
     shard = _shard_of(work)
-    table = _write(Dataset(uri), shard, work, task.finish(work, computed))
-    return _record(shard, table, seconds)
+    return _record(shard, _write(Dataset(uri), shard, work, task.finish(work, computed)), began)
 
 
-def _packed(work: pa.Table, value: Any, seconds: float) -> pa.Table:
+def _packed(work: pa.Table, value: Any, began: float) -> pa.Table:
     """A shard on its way between steps: one row that holds the work rows and the step's value."""
     data = pickle.dumps((work, value), protocol=5)
-    return pa.table({"payload": pa.array([data], pa.large_binary()), "seconds": [seconds]})
+    return pa.table({"payload": pa.array([data], pa.large_binary()), "began": [began]})
 
 
 def _unpacked(packed: pa.Table) -> tuple[pa.Table, Any, float]:
     work, value = pickle.loads(packed["payload"][0].as_buffer())
-    return work, value, packed["seconds"][0].as_py()
+    return work, value, packed["began"][0].as_py()
 
 
 def _shard_of(work: pa.Table) -> str:
@@ -242,9 +240,10 @@ def _write(output: Dataset, shard: str, work: pa.Table, result: ShardResult) -> 
     return result.table
 
 
-def _record(shard: str, table: pa.Table, seconds: float) -> pa.Table:
+def _record(shard: str, table: pa.Table, began: float) -> pa.Table:
+    """What the log says of a shard; times are seconds since 1970."""
     errors = pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
-    record = {"shard": shard, "rows": table.num_rows, "errors": errors, "seconds": seconds}
+    record = {"shard": shard, "rows": table.num_rows, "errors": errors, "began": began, "ended": time.time()}
     return pa.Table.from_pylist([record | {"node": ray.get_runtime_context().get_node_id()}])
 
 
