@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pytest
 from PIL import Image
 
@@ -81,7 +82,9 @@ def folders(tmp_path_factory):
     made = write(root / "evaluation" / "embeddings", EMBEDDINGS, embeddings)
     evaluate([made], locate(str(root / "evaluation")), EvaluateSettings(resamples=10, train_engines=("redraw",)))
     history = {"step": [0, 1, 2], "loss": [None, 2.0, 1.5], "val_ssr": [0.3, None, 0.7]}
-    locate(str(root / "train")).child(HISTORY).write_bytes(parquet_bytes(pa.table(history)))
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table(history), sink)
+    locate(str(root / "train")).child(HISTORY).write_bytes(sink.getvalue())
     card = {"metrics": {"step": 2}, "settings": {"alpha": 0.5}}
     locate(str(root / "train")).child("best", "head.json").write_bytes(dump_json(card))
     locate(str(root / "tuples")).child("summary.json").write_bytes(dump_json({"seconds": 3.2, "rows_made": 9}))
@@ -96,6 +99,7 @@ def inputs(root, **changes) -> ReportInputs:
 def test_the_report_is_filled_from_the_folders(folders):
     data = load_report(inputs(folders), ReportSettings(sheet_tuples=3), facts={"Time": "1 s"}, commands=["make demo"])
     assert "Toy data" in data.statement[0]
+    assert data.statement[-1] == "Views: toybox. Distractors painted by: decal, redraw."
     assert {row.scorer for row in data.rows} == {"frozen", "trained"}
     assert data.curves[0].loss == [(1.0, 2.0), (2.0, 1.5)]
     assert data.curves[0].validation_ssr == [(0.0, 0.3), (2.0, 0.7)]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from PIL import Image
 
 from nearid_ray.data.images import decode_rgb, resize_rgb
-from nearid_ray.data.store import Dataset, Location, locate, read_parquet
+from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import embeddings_of, read_evaluation
 from nearid_ray.identifiers import stable_hash
@@ -44,14 +45,14 @@ class ReportInputs:
     tokens: str = ""
     """Token cache the evaluation read: says which backbone it was."""
     train: tuple[str, ...] = ()
-    """NAME=FOLDER of each trained head to draw curves of (the folder that holds its history); the name is its scorer's."""
+    """NAME=FOLDER of each trained head to draw curves of: the folder with its history, by the name of its scorer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
     """What the page shows."""
 
-    title: str = "Near-identity embeddings: frozen against trained"
+    title: str = "Near-identity embeddings"
     """Heading of the page."""
     statement: tuple[str, ...] = ()
     """What the data is, one paragraph each; shown below what the data says of itself."""
@@ -127,14 +128,16 @@ def load_report(
 
 
 def data_statement(similarities: pa.Table, backbone: str) -> list[str]:
-    """What must be said of the data before any number: whether pictures or backbone are toys."""
+    """What must be said of the data before any number: whether pictures or backbone are toys, and who made them."""
     sources = {name.partition(":")[0] for name in similarities["identity_id"].unique().to_pylist()}
     statement = []
     if "toybox" in sources:
         statement.append(TOY_DATA)
     if backbone.startswith("toybox") and sources - {"toybox"}:
         statement.append(TOY_BACKBONE)
-    return statement
+    painters = sorted(set(similarities["engine"].unique().to_pylist()) - {""})
+    made = [f"Views: {', '.join(sorted(sources))}.", f"Distractors painted by: {', '.join(painters) or 'nobody'}."]
+    return [*statement, " ".join([*made, f"Backbone: {backbone}." if backbone else ""]).strip()]
 
 
 def read_curve(name: str, folder: Location) -> TrainingCurve:
@@ -146,7 +149,7 @@ def read_curve(name: str, folder: Location) -> TrainingCurve:
     place = folder.child(HISTORY)
     if not place.exists():
         raise UsageError(f"{folder.uri} holds no {HISTORY}; give the folder of one head that training wrote")
-    table = read_parquet(place)
+    table = pyarrow.csv.read_csv(io.BytesIO(place.read_bytes()))
     step = table["step"].to_pylist()
     columns = {
         column: [(float(x), float(y)) for x, y in zip(step, table[column].to_pylist(), strict=True) if y is not None]

@@ -153,7 +153,8 @@ def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str],
                 if row.scorer == scorer and row.is_group == is_group:
                     interval = Interval(value=row.ssr, low=row.ssr_low, high=row.ssr_high)
                     groups[row.name][scorer] = interval
-        if groups:
+        # Groups of one engine each would only say again what the engines' chart says.
+        if groups and not (is_group and all(len(data.group_engines.get(name, ())) == 1 for name in groups)):
             label = f"SSR by {title} for {', '.join(scorers_of(data))}, {condition}"
             caption = f"SSR by {title}, {condition}; the thin lines are the {_intervals(data)}s."
             chart = bar_chart(groups, colours, label=label, axis="SSR, %")

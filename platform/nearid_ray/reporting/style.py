@@ -15,7 +15,7 @@ p { margin: .5em 0; max-width: 78ch; }
 .lead { color: var(--soft); }
 .statement { background: #fff8e6; border-left: 4px solid #d9a514; padding: .6em 1em; margin: 1em 0; max-width: none; }
 .statement p { max-width: 100ch; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 210px), 1fr)); gap: 12px;
+.numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); gap: 12px;
   margin: 1.4em 0; }
 .number { border: 1px solid var(--rule); border-radius: 6px; padding: .7em .9em; }
 .number b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
