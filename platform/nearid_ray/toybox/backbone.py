@@ -1,10 +1,12 @@
 """`toybox-siglip2`: a SigLIP2-architecture vision model of about a million parameters for toybox images."""
 
+import copy
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -66,9 +68,13 @@ def load_toybox_backbone() -> SiglipVisionModel:
 
 def save_backbone(backbone: SiglipVisionModel, folder: Path) -> None:
     """Write a `transformers` folder: config.json, model.safetensors (float16), preprocessor_config.json."""
-    half = random_backbone(0)
-    half.load_state_dict(backbone.state_dict())
-    half.half().save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = copy.deepcopy(backbone.config)
+    config.architectures = [type(backbone).__name__]
+    config.dtype = torch.float16
+    config.save_pretrained(folder)
+    half = {name: value.detach().half().contiguous() for name, value in backbone.state_dict().items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
