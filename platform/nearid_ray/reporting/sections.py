@@ -268,8 +268,9 @@ def projections(data: ReportData) -> list[Markup]:
         "of one of its views. A good embedding gathers the discs of a colour and keeps its crosses apart. Every panel "
         "is projected by itself; its axes have no unit."
     )
+    title = "Embeddings before and after training" if len(data.projections) > 1 else "Embeddings"
     return [
-        tag("h2", "Embeddings before and after"),
+        tag("h2", title),
         tag("p", text),
         _legend(colours),
         tag("div", figures, class_="figures"),
