@@ -144,12 +144,25 @@ def test_a_stale_cache_is_refused_saying_what_differs(written: tuple[Dataset, np
     uri = written[0].location.uri
     cache = TokenCache.open(uri)
     assert TokenCache.open(uri, fingerprint=cache.fingerprint, content=CONTENT, backbone="aaaa").content == CONTENT
-    with pytest.raises(UsageError, match="expected 1234; it was made with other settings or other data"):
+    with pytest.raises(UsageError, match=r"it was made with other settings or from other data; .* expected 1234"):
         TokenCache.open(uri, fingerprint="1234")
     with pytest.raises(UsageError, match=r"augment\.flip_p: there 0\.5, now 0\.1"):
         TokenCache.open(uri, content=CONTENT | {"augment": {"flip_p": 0.1}})
     with pytest.raises(UsageError, match=r"tokens of the backbone some/model \(fingerprint aaaa\); expected .* bbbb"):
         TokenCache.open(uri, backbone="bbbb")
+
+
+def test_a_cache_that_has_grown_is_another_one(written: tuple[Dataset, np.ndarray]) -> None:
+    dataset, tokens_NTD = written
+    before = TokenCache.open(dataset.location.uri).fingerprint
+    work = pa.table({"row_id": ["item 7"], "number": pa.array([7], pa.int64())})
+    (shard,) = make_plan(dataset, work, table="tokens_index", content=CONTENT, rows_per_shard=3).pending
+    dataset.location.child("tokens", f"{shard}.arrow").write_bytes(tokens_bytes(tokens_NTD[:1]))
+    rows = pa.Table.from_pylist([index_row(7, shard, 0)], schema=TOKENS_INDEX.schema)
+    dataset.shard(shard).write_bytes(parquet_bytes(rows))
+    assert len(TokenCache.open(dataset.location.uri)) == 8
+    with pytest.raises(UsageError, match=r"it holds other items \(now 8\)"):
+        TokenCache.open(dataset.location.uri, fingerprint=before)
 
 
 def test_a_folder_that_is_no_cache_is_refused(

@@ -146,6 +146,13 @@ def test_the_fingerprint_does_not_depend_on_the_place(vision_folder: Path, tmp_p
     assert load_backbone(str(vision_folder.rename(tmp_path / "elsewhere"))).fingerprint == before
 
 
+def test_a_relative_folder_is_remembered_as_an_absolute_one(
+    vision_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(vision_folder.parent)
+    assert load_backbone("./vision").spec == str(vision_folder.resolve())
+
+
 def test_loading_leaves_the_random_state_alone(vision_folder: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.errors import UsageError
+from nearid_ray.identifiers import content_hash
 from schemas import TOKENS_INDEX
 
 TOKENS_FOLDER = "tokens"
@@ -72,7 +73,8 @@ class TokenCache:
         index: one row an item over all shards (schemas.TOKENS_INDEX), in the order of shard name and row.
         tokens, width: shape (T, D) of an item's tokens.
         backbone: who made the tokens: spec, revision, fingerprint, tokens, width, heads, mlp_width, layer_norm_eps.
-        content: the settings that decide what the tokens are; `fingerprint` is their name.
+        content: the settings that decide what the tokens are.
+        fingerprint: name of the content, and after a dash of the items with their order and errors.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -80,7 +82,6 @@ class TokenCache:
         if stored is None or backbone is None:
             raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {_AGAIN}")
         self.uri = dataset.location.uri
-        self.fingerprint: str = stored["content_digest"]
         self.content: dict[str, Any] = stored["content"]
         self.backbone: dict[str, Any] = backbone
         self.tokens: int = backbone["tokens"]
@@ -90,6 +91,8 @@ class TokenCache:
         self._shards, self._shard_of_N = self._map(dataset)
         self._row_of_N = self.index["row"].to_numpy()
         self._usable_N = np.asarray(self.index["error"].to_numpy(zero_copy_only=False) == "", bool)
+        items = "".join(self.index["item_id"].to_pylist()).encode() + np.packbits(self._usable_N).tobytes()
+        self.fingerprint: str = f"{stored['content_digest']}-{content_hash(items)[:16]}"
 
     @classmethod
     def open(
@@ -105,8 +108,8 @@ class TokenCache:
 
         Args:
             uri: the output of embed. One that is not on this machine's disks is copied to `local_dir` first.
-            fingerprint: refuse a cache with another one: made with other settings or from other data.
-            content: the settings that such a fingerprint names; the refusal then says what differs.
+            fingerprint: refuse a cache with another one: made with other settings, from other data, or grown since.
+            content: the settings it must have been made with; the refusal says what differs.
             backbone: fingerprint of the backbone the tokens must come from.
             local_dir: folder for copies of remote caches; what is there already is not copied again.
 
@@ -115,7 +118,7 @@ class TokenCache:
                 asked for.
         """
         dataset = Dataset.open(uri, TOKENS_INDEX.name)
-        _check_asked(dataset, fingerprint, content, backbone)
+        _check_asked(dataset, content, backbone)
         missing = dataset.missing_shards()
         if missing:
             raise UsageError(
@@ -126,7 +129,10 @@ class TokenCache:
             if local_dir is None:
                 raise UsageError(f"{dataset.location.uri} is not on a local disk; give a local folder to copy it to")
             dataset = _local_copy(dataset, Path(local_dir))
-        return cls(dataset)
+        cache = cls(dataset)
+        if fingerprint is not None and cache.fingerprint != fingerprint:
+            raise UsageError(_other_fingerprint(cache, fingerprint))
+        return cache
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -182,9 +188,17 @@ class TokenCache:
         return maps, shard_of_N
 
 
-def _check_asked(
-    dataset: Dataset, fingerprint: str | None, content: Mapping[str, Any] | None, backbone: str | None
-) -> None:
+def _other_fingerprint(cache: TokenCache, expected: str) -> str:
+    same_content = cache.fingerprint.partition("-")[0] == expected.partition("-")[0]
+    others = f"holds other items (now {len(cache)})"
+    what = others if same_content else "was made with other settings or from other data"
+    return (
+        f"{cache.uri} is not the token cache asked for: it {what}; its fingerprint is {cache.fingerprint}, expected "
+        f"{expected}. Give the cache that was used before, or start anew with this one."
+    )
+
+
+def _check_asked(dataset: Dataset, content: Mapping[str, Any] | None, backbone: str | None) -> None:
     where, stored = dataset.location.uri, dataset.settings() or {}
     made_by = dataset.read_json(BACKBONE_FILE) or {}
     if backbone is not None and made_by.get("fingerprint") != backbone:
@@ -193,11 +207,10 @@ def _check_asked(
             f"expected those of the backbone with fingerprint {backbone}. Embed with that backbone into another output."
         )
     differing = differences(stored.get("content", {}), dict(content)) if content is not None else []
-    if differing or (fingerprint is not None and stored.get("content_digest") != fingerprint):
+    if differing:
         said = "".join(f"\n  {line}" for line in differing)
         raise UsageError(
-            f"{where} is not the token cache asked for: its fingerprint is {stored.get('content_digest')}, expected "
-            f"{fingerprint or 'that of the settings given'}; it was made with other settings or other data.{said}\n"
+            f"{where} is not the token cache asked for, it was made with other settings or from other data:{said}\n"
             "Give the cache that was used before, or embed again into another output."
         )
 

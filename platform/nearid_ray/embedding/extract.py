@@ -208,7 +208,7 @@ def _embed(
     task = EmbedTask(
         what=what,
         inputs={kind: dataset.location.uri for kind, dataset in inputs.items()},
-        spec=settings.backbone,
+        spec=backbone.spec,
         revision=backbone.revision or settings.revision,
         fingerprint=backbone.fingerprint,
         dtype=dtype,

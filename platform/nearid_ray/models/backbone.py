@@ -84,7 +84,7 @@ class Backbone:
     """A frozen vision model with an attention-pooling head; the head's weights are held apart.
 
     Attributes:
-        spec: what it was loaded from; `revision`: the hub's commit, or empty for a folder.
+        spec: what it was loaded from, a folder as absolute path; `revision`: the hub's commit, or empty for a folder.
         pixels: its preprocessor; image_px: side of its input in pixels.
         tokens, width: shape (T, D) of what it says of an image.
         heads, mlp_width, layer_norm_eps: sizes of its attention-pooling head.
@@ -192,7 +192,8 @@ def load_backbone(
     return Backbone(
         model,
         pixels,
-        spec=spec,
+        # A worker elsewhere has another working directory.
+        spec=str(Path(source).resolve()) if local and spec != TOYBOX_BACKBONE else spec,
         revision="" if local else (commit or revision or ""),
         dtype=resolve_dtype(dtype, device),
         device=device,
