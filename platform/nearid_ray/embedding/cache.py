@@ -73,8 +73,9 @@ class TokenCache:
         index: one row an item over all shards (schemas.TOKENS_INDEX), in the order of shard name and row.
         tokens, width: shape (T, D) of an item's tokens.
         backbone: who made the tokens: spec, revision, fingerprint, tokens, width, heads, mlp_width, layer_norm_eps.
-        content: the settings that decide what the tokens are.
-        fingerprint: name of the content, and after a dash of the items with their order and errors.
+        content: the settings that decide what the tokens are; `content_digest` is their name and stays when the cache
+            grows.
+        fingerprint: the digest, and after a dash a name of the items with their order and errors.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -83,6 +84,7 @@ class TokenCache:
             raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {_AGAIN}")
         self.uri = dataset.location.uri
         self.content: dict[str, Any] = stored["content"]
+        self.content_digest: str = stored["content_digest"]
         self.backbone: dict[str, Any] = backbone
         self.tokens: int = backbone["tokens"]
         self.width: int = backbone["width"]
@@ -92,7 +94,7 @@ class TokenCache:
         self._row_of_N = self.index["row"].to_numpy()
         self._usable_N = np.asarray(self.index["error"].to_numpy(zero_copy_only=False) == "", bool)
         items = "".join(self.index["item_id"].to_pylist()).encode() + np.packbits(self._usable_N).tobytes()
-        self.fingerprint: str = f"{stored['content_digest']}-{content_hash(items)[:16]}"
+        self.fingerprint: str = f"{self.content_digest}-{content_hash(items)[:16]}"
 
     @classmethod
     def open(
