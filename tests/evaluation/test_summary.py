@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from nearid_ray.evaluation.bootstrap import resample_weights
-from nearid_ray.evaluation.correlations import bootstrap_pearson, fisher_mean, pearson
+from nearid_ray.evaluation.correlations import bootstrap_pearson, fisher_mean, oracle_agreement, pearson
 from nearid_ray.evaluation.margins import sample_success_rate
 from nearid_ray.evaluation.pairs import plan_pairs
 from nearid_ray.evaluation.similarities import margin_records, similarity_records
@@ -119,3 +119,21 @@ def test_correlation_interval_equals_explicit_resampling():
     interval = bootstrap_pearson(x, y, identity, resamples=40, seed=5)
     assert interval.low == pytest.approx(np.quantile(slow, 0.025), abs=1e-12)
     assert interval.high == pytest.approx(np.quantile(slow, 0.975), abs=1e-12)
+
+
+def test_oracle_agreement_pairs_each_similarity_with_the_oracle_of_its_distractor():
+    random = np.random.default_rng(2)
+    similarity_NAB, oracle_N2 = random.normal(size=(40, 2, 2)), random.random((40, 2))
+    similarity_NAB[:, :, 0] += 2 * oracle_N2[:, None, 0]
+    correlation = {
+        (view, distractor): np.corrcoef(similarity_NAB[:, view, distractor], oracle_N2[:, distractor])[0, 1]
+        for view in (0, 1)
+        for distractor in (0, 1)
+    }
+    own = similarity_NAB[:, [0, 1], [0, 1]]
+    crossed = similarity_NAB[:, [0, 1], [1, 0]]
+    both, pair = oracle_agreement(own, crossed, oracle_N2)
+    assert both == pytest.approx(np.tanh(np.mean([np.arctanh(r) for r in correlation.values()])))
+    assert pair == pytest.approx(np.tanh((np.arctanh(correlation[0, 0]) + np.arctanh(correlation[1, 1])) / 2))
+    with pytest.raises(ValueError, match=r"\(samples, 2\)"):
+        oracle_agreement(own, crossed, oracle_N2[:, :1])

@@ -50,6 +50,33 @@ def fisher_mean(r_N: ArrayLike) -> float:
     return float(np.tanh(np.mean(np.arctanh(np.clip(r, -LARGEST_R, LARGEST_R)))))
 
 
+def oracle_agreement(
+    own_similarity_N2: ArrayLike, crossed_similarity_N2: ArrayLike, oracle_N2: ArrayLike
+) -> tuple[float, float]:
+    """M-O and M-O_pair of samples with two views and a distractor each (Mind-the-Glitch); higher is better, to 1.
+
+    M-O is the Fisher mean of four correlations over the samples: the similarities (1,1'), (2,2'), (1,2'), (2,1') with
+    the oracle of their distractor 1' or 2'. M-O_pair is that of the first two. Samples with a gap are left out of the
+    correlations they touch; a constant column counts as correlation 0; nan for fewer than two samples.
+
+    Args:
+        own_similarity_N2: s(1,1'), s(2,2').
+        crossed_similarity_N2: s(1,2'), s(2,1').
+        oracle_N2: oracles of 1' and 2': share of the object that stayed the same.
+
+    >>> own, crossed = [[0.1, 0.2], [0.5, 0.4], [0.9, 0.9]], [[1, 0], [1, 0], [1, 0]]
+    >>> oracle = [[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]
+    >>> [round(value, 3) for value in oracle_agreement(own, crossed, oracle)]
+    [0.901, 0.995]
+    """
+    own, crossed, oracle = (np.asarray(a, np.float64) for a in (own_similarity_N2, crossed_similarity_N2, oracle_N2))
+    if not own.shape == crossed.shape == oracle.shape or own.ndim != 2 or own.shape[1] != 2:
+        raise ValueError(f"shapes {own.shape}, {crossed.shape} and {oracle.shape}; expected (samples, 2) three times")
+    of_pair = [pearson(own[:, side], oracle[:, side]) for side in (0, 1)]
+    of_cross = [pearson(crossed[:, 0], oracle[:, 1]), pearson(crossed[:, 1], oracle[:, 0])]
+    return fisher_mean([*of_pair, *of_cross]), fisher_mean(of_pair)
+
+
 def bootstrap_pearson(
     x_N: ArrayLike,
     y_N: ArrayLike,
