@@ -1,6 +1,5 @@
 """The loop learns, resumes to the last bit, and measures what it says."""
 
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from nearid_ray.errors import UsageError
 from nearid_ray.models.head import AttentionPoolingHead
@@ -191,28 +188,3 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UsageError, match="not a checkpoint of training"):
         load_state(tmp_path / "text.pt")
-
-
-def run_worker(rank: int, port: int, cache: Any, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    run = HeadTraining(new_head(), cache, TrainSettings(**{**SETTINGS, "max_steps": 30}), workers=Workers.current())
-    list(run.run())
-    torch.save([run.head.state_dict(), [(r.loss, r.val_ssr) for r in run.history]], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_train_the_head_of_one(cache: Any, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(run_worker, args=(port, cache, str(tmp_path)), nprocs=2)
-    alone = training(cache, max_steps=30)
-    list(alone.run())
-    for rank in range(2):
-        head, history = torch.load(tmp_path / f"{rank}.pt")
-        for name, value in alone.head.state_dict().items():
-            torch.testing.assert_close(head[name], value, rtol=0, atol=1e-4, msg=f"{name} of worker {rank}")
-        losses, rates = zip(*history, strict=True)
-        assert losses[1:] == pytest.approx([row.loss for row in alone.history[1:]], rel=1e-4)
-        assert list(rates) == [row.val_ssr for row in alone.history]

@@ -1,7 +1,5 @@
 """Several processes train as one: same loss, same gradients."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -58,33 +56,39 @@ def loss_and_gradients(
     return {"loss": value.loss.detach()} | {n: torch.tensor(v) for n, v in value.parts.items()} | gradients
 
 
-def run_worker(rank: int, count: int, port: int, folder: str) -> None:
+def run_worker(rank: int, addresses: dict[int, str], folder: str) -> None:
+    """One process of the groups of every size that it belongs to."""
     torch.set_num_threads(1)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
-    dist.init_process_group("gloo", rank=rank, world_size=count)
-    start = sum(SIZES[count][:rank])
-    rows = slice(start, start + SIZES[count][rank])
-    results = [
-        loss_and_gradients(rows, Workers.current(), case, padded)
-        for case in CASES
-        for padded in (None, max(SIZES[count]))
-    ]
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    for count, address in addresses.items():
+        if rank >= count:
+            continue
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
+        start = sum(SIZES[count][:rank])
+        rows = slice(start, start + SIZES[count][rank])
+        paddings = (None, max(SIZES[count]))
+        results = [loss_and_gradients(rows, Workers.current(), case, pad) for case in CASES for pad in paddings]
+        torch.save(results, Path(folder) / f"{rank}-of-{count}.pt")
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each process of groups of four and two processes computed; one start of processes for both."""
+    folder = tmp_path_factory.mktemp("results")
+    addresses = {count: f"file://{folder}/meeting-{count}" for count in (4, 2)}
+    mp.spawn(run_worker, args=(addresses, str(folder)), nprocs=4)
+    return folder
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_any_number_of_processes_gives_the_loss_and_gradients_of_one(count: int, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(run_worker, args=(count, port, str(tmp_path)), nprocs=count)
+def test_any_number_of_processes_gives_the_loss_and_gradients_of_one(results_folder: Path, count: int) -> None:
     alone = [loss_and_gradients(slice(0, ANCHORS), Workers(), case, None) for case in CASES for _ in range(2)]
     assert alone[0]["loss"] > 0.1
     for rank in range(count):
-        for expected, got in zip(alone, torch.load(tmp_path / f"{rank}.pt"), strict=True):
+        got = torch.load(results_folder / f"{rank}-of-{count}.pt")
+        for expected, found in zip(alone, got, strict=True):
             for name, value in expected.items():
-                torch.testing.assert_close(got[name], value, rtol=0, atol=1e-10, msg=f"{name} of worker {rank}")
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10, msg=f"{name} of worker {rank}")
 
 
 def test_the_pool_of_one_process_is_its_own_positives() -> None:
