@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from schemas.fields import IMAGE, SCHEMA_VERSION, Table
+from schemas.fields import IMAGE, SCHEMA_VERSION, Table, is_required
 from schemas.tables import TABLES
 
 
@@ -32,7 +32,7 @@ def _table(table: Table) -> list[str]:
 def _rows(field: pa.Field, prefix: str) -> list[str]:
     text = (field.metadata or {}).get(b"description", b"").decode().replace("|", "\\|")
     kind, inner = _kind(field.type)
-    rows = [f"| {prefix}{field.name} | {kind}{'?' if field.nullable else ''} | {text} |"]
+    rows = [f"| {prefix}{field.name} | {kind}{'' if is_required(field) else '?'} | {text} |"]
     for i in range(inner.num_fields if inner is not None else 0):
         rows += _rows(inner.field(i), f"{prefix}{field.name}[].")
     return rows

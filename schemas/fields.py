@@ -15,8 +15,19 @@ SPLITS = ("train", "val", "test")
 
 
 def described(name: str, kind: pa.DataType, text: str, *, nullable: bool = False) -> pa.Field:
-    """A field with its description in the metadata."""
-    return pa.field(name, kind, nullable=nullable, metadata={"description": text})
+    """A field with its description, and whether it must have a value, in the metadata."""
+    required = "no" if nullable else "yes"
+    return pa.field(name, kind, nullable=nullable, metadata={"description": text, "required": required})
+
+
+def loose(field: pa.Field) -> pa.Field:
+    """The field as Arrow must see it inside lists: `datasets` finds the pictures there only where all is nullable."""
+    return field.with_nullable(True)
+
+
+def is_required(field: pa.Field) -> bool:
+    """Whether the contract allows no null, whatever Arrow says."""
+    return (field.metadata or {}).get(b"required") == b"yes"
 
 
 def image(name: str, text: str) -> pa.Field:

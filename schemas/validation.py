@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from schemas.fields import SCHEMA_VERSION, Table
+from schemas.fields import SCHEMA_VERSION, Table, is_required
 from schemas.tables import TABLES
 
 _EXAMPLES = 3
@@ -104,11 +104,11 @@ def _row_violations(source: pads.Dataset, table: Table) -> list[Violation]:
     odd: dict[str, dict[str, int]] = {}
     seen: set[tuple] = set()
     doubled: list[tuple] = []
-    required = [f.name for f in table.fields if not f.nullable]
-    columns = sorted({*required, *table.key, *(name.split(".")[0] for name in table.allowed)})
+    required = [name for f in table.fields for name in _required(f)]
+    columns = sorted({name.split(".")[0] for name in (*required, *table.key, *table.allowed)})
     for batch in source.to_batches(columns=columns):
         for name in required:
-            nulls[name] = nulls.get(name, 0) + batch.column(name).null_count
+            nulls[name] = nulls.get(name, 0) + _values(batch, name).null_count
         for name, allowed in table.allowed.items():
             values = _values(batch, name)
             bad = values.filter(pc.invert(pc.is_in(values, value_set=pa.array(allowed, values.type))))
@@ -124,6 +124,17 @@ def _row_violations(source: pads.Dataset, table: Table) -> list[Violation]:
     if doubled:
         found.append(Violation(", ".join(table.key), f"{len(doubled)} duplicate key(s), e.g. {_quote(doubled)}"))
     return found
+
+
+def _required(field: pa.Field) -> Iterator[str]:
+    """Names that allow no null: the column, and with a dot the fields of structs in a list column."""
+    if is_required(field):
+        yield field.name
+    if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+        inner = field.type.value_type
+        yield from (
+            f"{field.name}.{inner.field(i).name}" for i in range(inner.num_fields) if is_required(inner.field(i))
+        )
 
 
 def _reference_violations(

@@ -1,16 +1,21 @@
 """The contract: every violation is named, and what is written opens elsewhere."""
 
+import io
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import schemas
 from schemas.document import document
+from schemas.fields import is_required
 
 
 def _distractor(**changes) -> dict:
-    row = {name: None for name in schemas.DISTRACTORS.schema.names}
+    row = dict.fromkeys(schemas.DISTRACTORS.schema.names)
     for field in schemas.DISTRACTORS.fields:
         if not field.nullable:
             row[field.name] = "x" if pa.types.is_string(field.type) else 1
@@ -50,7 +55,9 @@ def test_missing_unknown_and_wrongly_typed_columns_are_all_named():
 
 
 def test_nulls_odd_values_and_doubled_keys_are_counted_with_examples():
-    loose = pa.schema([pa.field(f.name, f.type) for f in schemas.DISTRACTORS.schema], schemas.DISTRACTORS.schema.metadata)
+    loose = pa.schema(
+        [pa.field(f.name, f.type) for f in schemas.DISTRACTORS.schema], schemas.DISTRACTORS.schema.metadata
+    )
     rows = [_distractor(distractor_id=i, split=s) for i, s in (("a", "test"), ("a", "test"), ("b", "holdout"))]
     rows.append(_distractor(distractor_id="c", prompt=None))
     said = _said(schemas.validate(pa.Table.from_pylist(rows, schema=loose)))
@@ -59,22 +66,45 @@ def test_nulls_odd_values_and_doubled_keys_are_counted_with_examples():
     assert "prompt: 1 null(s)" in said
 
 
-def test_values_inside_the_views_are_checked():
+def _tuples(**changes) -> pa.Table:
     row = {"identity_id": "i", "category": "", "description": "", "split": "val", "source": "s", "provenance": "{}"}
-    view = {f.name: None if f.nullable else ("" if pa.types.is_string(f.type) else 0) for f in schemas.VIEW}
-    table = pa.Table.from_pylist([row | {"error": "", "views": [view | {"mask_source": "magic"}]}], schemas.TUPLES.schema)
-    assert "views.mask_source: value(s) outside exact, file, grabcut, none: 'magic' (1)" in _said(schemas.validate(table))
+    view = {f.name: ("" if pa.types.is_string(f.type) else 0) if is_required(f) else None for f in schemas.VIEW}
+    view |= {"mask_source": "exact", "view_id": "v"} | changes
+    return pa.Table.from_pylist([row | {"error": "", "views": [view]}], schema=schemas.TUPLES.schema)
+
+
+def test_values_inside_the_views_are_checked():
+    assert schemas.validate(_tuples()) == []
+    odd = _said(schemas.validate(_tuples(mask_source="magic")))
+    assert odd == "views.mask_source: value(s) outside exact, file, grabcut, none: 'magic' (1)"
+    assert _said(schemas.validate(_tuples(prompt=None))) == "views.prompt: 1 null(s) in a column that allows none"
 
 
 def test_references_to_identities_and_views_must_exist():
-    row = {"identity_id": "i", "category": "", "description": "", "split": "val", "source": "s", "provenance": "{}"}
-    view = {f.name: None if f.nullable else ("" if pa.types.is_string(f.type) else 0) for f in schemas.VIEW}
-    view |= {"mask_source": "exact", "view_id": "v"}
-    tuples = pa.Table.from_pylist([row | {"error": "", "views": [view]}], schema=schemas.TUPLES.schema)
     good, lost = _distractor(identity_id="i", view_id="v"), _distractor(identity_id="j", view_id="v", distractor_id="d")
-    assert schemas.validate(_distractors(good), references={"tuples": tuples}) == []
-    said = _said(schemas.validate(_distractors(good, lost), references={"tuples": tuples}))
+    assert schemas.validate(_distractors(good), references={"tuples": _tuples()}) == []
+    said = _said(schemas.validate(_distractors(good, lost), references={"tuples": _tuples()}))
     assert said == "identity_id: 1 value(s) do not exist in tuples, e.g. j"
+
+
+@pytest.mark.parametrize("table", ["tuples", "distractors"])
+def test_datasets_shows_pictures_at_every_level(table, tmp_path):
+    picture = {"bytes": _png(), "path": "a.png"}
+    written = _tuples(image=picture) if table == "tuples" else _distractors(_distractor(image=picture))
+    pq.write_table(written, tmp_path / "a.parquet")
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "a.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    row = loaded[0]["views"][0] if table == "tuples" else loaded[0]
+    assert isinstance(row["image"], Image.Image)
+    assert row["image"].size == (3, 2)
+    assert row["mask"] is None
+
+
+def _png() -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def test_another_version_and_a_table_without_a_name_are_refused():
