@@ -2,7 +2,7 @@
 
     python -m nearid_ray.toybox.pretrain --out DIR
 
-A sigmoid image-text loss over captions of which words are left out at random (background and light most often), and
+A sigmoid image-text loss over captions of which words are left out at random (details of the object most often), and
 helpers in the spirit of SigLIP 2's: the caption's words from the pooled embedding; from the tokens the share of object
 in every patch, its pixels and, on the object, the caption's words about it. Every image is rendered for its step and
 (nearly) none is seen twice. A run that is killed goes on from DIR/state.pt when started again.
@@ -52,10 +52,12 @@ class PretrainSettings:
     """Weight decay of AdamW (>= 0)."""
     warmup_steps: int = 100
     """Steps of linear warm-up (>= 0)."""
-    background_dropout: float = 0.5
+    background_dropout: float = 0.1
     """Probability that a caption leaves out the background word, in [0, 1]."""
-    light_dropout: float = 0.5
+    light_dropout: float = 0.3
     """The same for the light word."""
+    detail_dropout: float = 0.7
+    """The same for the second colour, the accent, the decal and its colour: what few captions of an object mention."""
     black_background: float = 0.1
     """Share of images whose background is blacked out, in [0, 1]."""
     validation_images: int = 1000
@@ -64,7 +66,7 @@ class PretrainSettings:
     """Seconds between two checkpoints (> 0)."""
 
     def __post_init__(self) -> None:
-        for name in ("kept_tokens", "background_dropout", "light_dropout", "black_background"):
+        for name in ("kept_tokens", "background_dropout", "light_dropout", "detail_dropout", "black_background"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; expected a number from 0 to 1")
@@ -118,7 +120,10 @@ def pretrain(settings: PretrainSettings, out: Path, rank: int = 0, stop_at_step:
 def build(settings: PretrainSettings) -> Pretraining:
     """The model at step 0."""
     return Pretraining(
-        seed=settings.seed, background_dropout=settings.background_dropout, light_dropout=settings.light_dropout
+        seed=settings.seed,
+        background_dropout=settings.background_dropout,
+        light_dropout=settings.light_dropout,
+        detail_dropout=settings.detail_dropout,
     )
 
 
@@ -172,9 +177,7 @@ def _log(settings: PretrainSettings, done: int, losses: dict[str, torch.Tensor],
     print(f"step {done}/{settings.steps} images {images} {parts} {rate:.0f} images/s", flush=True)
 
 
-def _resume(
-    settings: PretrainSettings, out: Path, model: Pretraining, optimizer: torch.optim.Optimizer
-) -> int:
+def _resume(settings: PretrainSettings, out: Path, model: Pretraining, optimizer: torch.optim.Optimizer) -> int:
     """Load the state of an earlier run, if there is one; returns the first step to do."""
     path = out / "state.pt"
     if not path.is_file():
@@ -204,9 +207,7 @@ def _save(
     torch.save(state, partial)
     partial.replace(out / "state.pt")
     save_backbone(model.backbone, out / "weights")
-    validation = render_batch(
-        "toybox-pretrain-validation", 0, 0, settings.validation_images, settings.black_background
-    )
+    validation = render_batch("toybox-pretrain-validation", 0, 0, settings.validation_images, settings.black_background)
     accuracies = {name: round(value, 3) for name, value in zero_shot(model, validation).items()}
     line = json.dumps({"images": step * settings.images_a_step, **accuracies})
     with (out / "zero_shot.jsonl").open("a") as log:

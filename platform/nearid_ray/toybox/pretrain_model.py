@@ -82,7 +82,7 @@ class CaptionTower(nn.Module):
 class Pretraining(nn.Module):
     """The backbone with everything that only pretraining needs."""
 
-    def __init__(self, *, seed: int, background_dropout: float, light_dropout: float) -> None:
+    def __init__(self, *, seed: int, background_dropout: float, light_dropout: float, detail_dropout: float) -> None:
         super().__init__()
         self.backbone = random_backbone(seed)
         width = self.backbone.config.hidden_size
@@ -92,14 +92,16 @@ class Pretraining(nn.Module):
             self.slots = nn.ModuleList(nn.Linear(width, size) for size in SLOT_SIZES)
             self.decoder = nn.Linear(width, 3 * _POOLED_PX**2 + 1)
             self.patch_words = nn.Linear(width, sum(SLOT_SIZES[slot] for slot in _OBJECT_SLOTS))
-        dropout = {"category": 0.1, "color": 0.2, "pattern": 0.2, "second color": 0.3, "accent": 0.3}
-        dropout |= {"decal": 0.4, "decal color": 0.4}
+        dropout = {"category": 0.1, "color": 0.2, "pattern": 0.4}
         dropout |= {"background": background_dropout, "light": light_dropout}
-        self.word_dropout = [dropout[slot] for slot in SLOTS]
+        self.word_dropout = [dropout.get(slot, detail_dropout) for slot in SLOTS]
         # Pattern and decal are learned last by far: the other words can be told from colours and outlines.
-        weight = {"pattern": 3.0, "decal": 2.0, "decal color": 0.7}
-        weight |= {"background": 1 - background_dropout, "light": 0.5 * (1 - light_dropout)}
-        self.slot_weights = [weight.get(slot, 1.0) for slot in SLOTS]
+        weight = {"pattern": 3.0, "decal": 2.0, "decal color": 0.7, "light": 0.5}
+        self.patch_weights = [weight.get(slot, 1.0) for slot in SLOTS]
+        # What captions rarely say the pooled embedding need not hold.
+        self.slot_weights = [
+            weight.get(slot, 1.0) * (1 - drop) for slot, drop in zip(SLOTS, self.word_dropout, strict=True)
+        ]
 
     def losses(self, batch: Batch, kept_tokens: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """The five losses of one batch, float32 scalars."""
@@ -126,9 +128,7 @@ class Pretraining(nn.Module):
             "patch words": self._patch_words(token_BTD, object_BT, batch.word_BS),
         }
 
-    def _patch_words(
-        self, token_BTD: torch.Tensor, object_BT: torch.Tensor, word_BS: torch.Tensor
-    ) -> torch.Tensor:
+    def _patch_words(self, token_BTD: torch.Tensor, object_BT: torch.Tensor, word_BS: torch.Tensor) -> torch.Tensor:
         """The words that describe the object, read from every patch that it mostly covers."""
         on_object_BT = object_BT > 0.5
         word_MS = word_BS[on_object_BT.nonzero()[:, 0]]
@@ -138,7 +138,7 @@ class Pretraining(nn.Module):
             logits = self.patch_words(token_BTD[on_object_BT]).float()
         parts = logits.split([SLOT_SIZES[slot] for slot in _OBJECT_SLOTS], dim=1)
         losses = [
-            self.slot_weights[slot] * F.cross_entropy(part, word_MS[:, slot])
+            self.patch_weights[slot] * F.cross_entropy(part, word_MS[:, slot])
             for slot, part in zip(_OBJECT_SLOTS, parts, strict=True)
         ]
         return torch.stack(losses).sum()

@@ -257,9 +257,7 @@ def _chair(o: Outline, form: Sequence[float], cos_yaw: float) -> None:
     leg, splay = 0.10 + 0.14 * d, 0.16 * e
     for side in (-1.0, 1.0):
         o.stroke(BEHIND, [(side * half, seat + 0.05), (side * (half + splay), 0.92)], leg)
-    o.polygon(
-        BODY, [(-half, seat), (-half - splay / 2, seat - back), (half + splay / 2, seat - back), (half, seat)]
-    )
+    o.polygon(BODY, [(-half, seat), (-half - splay / 2, seat - back), (half + splay / 2, seat - back), (half, seat)])
     o.polygon(
         BODY,
         [(-half - 0.08, seat), (half + 0.08, seat), (half + 0.15, seat + 0.17), (-half - 0.15, seat + 0.17)],
