@@ -95,7 +95,6 @@ def _sees(node_id: str, path: str) -> bool:
 
 def _quiet_ray() -> None:
     """Leave Ray's warnings, drop its notices: jobs print their own progress and results."""
-    import ray.data  # its import sets its own log handlers
 
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -93,7 +93,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506 (derived from SafeLoader)
+        data = yaml.load(text, _Loader)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except yaml.YAMLError as error:

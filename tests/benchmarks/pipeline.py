@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "platform")]
@@ -23,7 +22,7 @@ from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, ShardTask, run_plan, run_shard
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, read_parquet
-from nearid_ray.embedding.extract import plan_tokens
+from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.plan import EmbedSettings
 from nearid_ray.synthesis.synthesize import SynthesisSettings, SynthesisTask, plan_distractors, synthesize
 
@@ -67,14 +66,15 @@ def main() -> None:
             return SynthesisTask(tuples.location.uri, settings), plan_distractors(tuples, output, settings)
 
         def make_embedding(output: Dataset) -> tuple[ShardTask, Plan]:
-            planned = plan_tokens(
-                tuples.location.uri, distractors.location.uri, output, replace(EmbedSettings(), masked=False), RunSettings()
-            )
+            settings, run = EmbedSettings(masked=False), RunSettings()
+            planned = plan_embedding("tokens", tuples.location.uri, distractors.location.uri, output, settings, run)
             return planned.task, planned.plan
 
         cpus, gpus = resources()
         lines = [f"toy rows; {cpus:g} CPU, {gpus:g} GPU; rows a second"]
-        lines += [f"{'stage':<12}{'bare loop':>10}{'Ray x1 work':>13}{'/ bare':>8}{'Ray x2 work':>13}{'/ bare':>8}{'x2 total':>10}"]
+        lines += [
+            f"{'stage':<12}{'bare loop':>10}{'Ray x1 work':>13}{'/ bare':>8}{'Ray x2 work':>13}{'/ bare':>8}{'x2 total':>10}"
+        ]
         for name, make in (("synthesize", make_synthesis), ("embed", make_embedding)):
             alone = bare(make, Dataset(f"{scratch}/{name}-bare"))
             one, _ = on_ray(make, Dataset(f"{scratch}/{name}-ray1"), 1)

@@ -12,7 +12,7 @@ from nearid_ray.data.pipeline import RunSettings, RunSummary
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.augment import AugmentSettings
 from nearid_ray.embedding.cache import TokenCache
-from nearid_ray.embedding.extract import embed, embed_pooled
+from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.plan import EmbedSettings
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import load_backbone
@@ -51,15 +51,14 @@ def inputs(
 def run_embed(inputs: tuple[str, str], tiny_backbone: Path) -> Run:
     def run(output: Path, workers: int = 1, **settings: Any) -> RunSummary:
         values = EmbedSettings(**{"backbone": str(tiny_backbone), "dtype": "float32", **settings})
-        return embed(*inputs, Dataset(output), values, RunSettings(workers=workers, max_error_share=0.5))
+        run = RunSettings(workers=workers, max_error_share=0.5)
+        return plan_embedding("tokens", *inputs, Dataset(output), values, run).run(run)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def embedded(
-    ray_session: None, tmp_path_factory: pytest.TempPathFactory, run_embed: Run
-) -> tuple[Path, RunSummary]:
+def embedded(ray_session: None, tmp_path_factory: pytest.TempPathFactory, run_embed: Run) -> tuple[Path, RunSummary]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nearid_ray.embedding.extract._ROWS_PER_SHARD", 16)
         output = tmp_path_factory.mktemp("embedded") / "cache"
@@ -153,7 +152,8 @@ def test_pooled_embeddings_are_a_dataset_of_their_own(
     inputs: tuple[str, str], tiny_backbone: Path, tmp_path: Path
 ) -> None:
     settings = EmbedSettings(backbone=str(tiny_backbone), dtype="float32", clean_splits=("test",))
-    summary = embed_pooled(*inputs, Dataset(tmp_path / "pooled"), settings, RunSettings(workers=2))
+    run = RunSettings(workers=2)
+    summary = plan_embedding("pooled", *inputs, Dataset(tmp_path / "pooled"), settings, run).run(run)
     assert validate(tmp_path / "pooled") == []
     table = Dataset.open(tmp_path / "pooled", "embeddings").read()
     assert set(table["split"].to_pylist()) == {"train", "test"}
@@ -169,5 +169,5 @@ def test_an_input_that_is_not_complete_is_refused(
     tuples.shard("000-000001").delete()
     with pytest.raises(UsageError, match=r"not complete: 1 of its shards are missing, e\.g\. 000-000001"):
         settings = EmbedSettings(backbone=str(tiny_backbone))
-        embed(tuples.location.uri, None, Dataset(tmp_path / "o"), settings, RunSettings())
+        plan_embedding("tokens", tuples.location.uri, None, Dataset(tmp_path / "o"), settings, RunSettings())
     assert not (tmp_path / "o").exists()

@@ -69,6 +69,9 @@ def test_rates_equal_explicit_loops_with_ties_and_gaps(seed):
     margin_IEM = tuple_margins(view_IVV, distractor_IEV)
     trials = looped_trials(view_IVV, distractor_IEV)
     assert np.isfinite(margin_IEM).sum() == len(trials)
+    for m, (anchor, other) in enumerate(directed_pairs(3)):
+        pair_I1 = view_IVV[:, min(anchor, other), max(anchor, other)][:, None]
+        np.testing.assert_array_equal(margin_IEM[:, :, m], margins(pair_I1, distractor_IEV[:, :, anchor]))
 
     counts = count_matrix(margin_IEM, [str(i) for i in range(40)], ["a", "b", "c"])
     ssr, pa = looped_ssr_and_pa(trials)

@@ -124,6 +124,7 @@ def test_the_sheet_shows_each_picture_with_the_similarities_of_the_records(folde
         assert item.anchor.image == png(10 * n)
         assert item.distractors[1].image == png(1000 + 10 * n + 200)
         for picture, engine, other in ((item.positives[1], "", 2), (item.distractors[0], "redraw", 0)):
+            assert set(picture.similarities) == {"frozen", "trained"}
             for scorer, value in picture.similarities.items():
                 (expected,) = (
                     r["similarity"]

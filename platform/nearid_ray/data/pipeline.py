@@ -260,8 +260,8 @@ def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int
     if workers > room:
         raise UsageError(
             f"{workers} worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU need "
-            f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU; the cluster has {cpus:g} CPU and "
-            f"{cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
+            f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU; the cluster has {cpus:g} CPU "
+            f"and {cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
         )
     return min(workers, shards), gpus
 

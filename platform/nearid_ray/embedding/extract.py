@@ -21,7 +21,7 @@ from nearid_ray import cluster
 from nearid_ray.data.card import write_card
 from nearid_ray.data.images import decode_mask, decode_rgb
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
-from nearid_ray.data.plan import make_plan
+from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
@@ -154,45 +154,53 @@ class EmbedTask:
         return self._backbone
 
 
-def embed(
-    tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
-) -> RunSummary:
-    """Write the token cache of some tuples and their distractors; a rerun does what is missing. Needs a Ray session.
+@dataclass(frozen=True)
+class PlannedEmbedding:
+    """A planned embedding: what `plan_embedding` found good. `run` makes what is missing."""
+
+    task: EmbedTask
+    plan: Plan
+    output: Dataset
+    backbone: Backbone
+    items_by_split: dict[str, int]
+    left_out: int
+
+    def run(self, settings: RunSettings) -> RunSummary:
+        """Make the pending shards; needs a Ray session where there are any."""
+        summary = run_plan(self.task, self.output, self.plan, settings, title="embed")
+        _write_card(self, summary)
+        return summary
+
+
+def plan_embedding(
+    what: What, tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
+) -> PlannedEmbedding:
+    """Plan the token cache, or with `what="pooled"` the embeddings, that `output` misses.
+
+    Needs a Ray session for a new output alone, to see what the workers compute on.
 
     Args:
+        what: `tokens` (read them with `TokenCache.open`), or `pooled`: unit embeddings by the backbone's own head
+            (scorer "frozen") of the clean images, condition "full" and with `settings.masked` also "foreground".
         tuples, distractors: URIs of finished datasets; without distractors only views are embedded.
-        output: where the cache goes; read it with `TokenCache.open`.
+        output: where it goes.
         settings: what is embedded. The backbone's fingerprint, the precision, the augmentation and the settings of the
             inputs are fixed with the first run; draws, splits, engines and batch size may grow or change later.
-        run: how it is run.
+        run: how it will be run.
 
     Raises:
-        UsageError: a dataset or the backbone is not there, they do not belong together, or the output exists with
-            other settings.
+        UsageError: before anything is written, where a dataset or the backbone is not there, they do not belong
+            together, or the output exists with other settings.
     """
-    return _embed("tokens", tuples, distractors, output, settings, run)
-
-
-def embed_pooled(
-    tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
-) -> RunSummary:
-    """Write unit embeddings by the backbone's own head (scorer "frozen"), clean images of all wanted splits.
-
-    Condition "full", and with `settings.masked` also "foreground". Otherwise as `embed`.
-    """
-    return _embed("pooled", tuples, distractors, output, pooled_settings(settings), run)
-
-
-def _embed(
-    what: What, tuples: str, distractors: str | None, output: Dataset, settings: EmbedSettings, run: RunSettings
-) -> RunSummary:
+    if what == "pooled":
+        settings = pooled_settings(settings)
     inputs = {"tuples": Dataset.open(tuples, "tuples")}
     if distractors is not None:
         inputs["distractors"] = Dataset.open(distractors, "distractors")
     for dataset in inputs.values():
         _check_complete(dataset)
     work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
-    dtype = resolve_dtype(settings.dtype, "cuda" if _will_use_gpus(run) else "cpu")
+    dtype = _precision(output, settings, run)
     backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype)
     _check_backbone(output, backbone)
     item_bytes = 2 * backbone.tokens * backbone.width if what == "tokens" else 4 * backbone.width
@@ -217,9 +225,15 @@ def _embed(
         pixels=backbone.pixels,
         augment=settings.augment,
     )
-    summary = run_plan(task, output, plan, run, title="embed")
-    _write_card(what, output, backbone, work, summary, rejected)
-    return summary
+    return PlannedEmbedding(task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected))
+
+
+def _precision(output: Dataset, settings: EmbedSettings, run: RunSettings) -> Precision:
+    """What the backbone computes in; with `auto` an output that exists keeps its own."""
+    stored = (output.settings() or {}).get("content", {}).get("dtype")
+    if settings.dtype == "auto" and stored is not None:
+        return stored
+    return resolve_dtype(settings.dtype, "cuda" if _will_use_gpus(run) else "cpu")
 
 
 def _content(
@@ -258,11 +272,9 @@ def _write_backbone(output: Dataset, backbone: Backbone) -> None:
     output.location.child(HEAD_FILE).write_bytes(save(backbone.head_state()))
 
 
-def _write_card(
-    what: What, output: Dataset, backbone: Backbone, work: pa.Table, summary: RunSummary, rejected: list[dict[str, str]]
-) -> None:
+def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
+    what, backbone = planned.task.what, planned.backbone
     name = backbone.spec.rstrip("/").rpartition("/")[2] if backbone.spec.startswith("/") else backbone.spec
-    counts = Counter(work["split"].to_pylist())
     about = (
         "What a frozen backbone says of every view and distractor: its tokens after the last layer norm, float16, in "
         "`tokens/*.arrow`; the rows here are their index."
@@ -275,11 +287,13 @@ def _write_card(
         "shape of an item": f"{backbone.tokens} x {backbone.width}" if what == "tokens" else str(backbone.width),
         "items": summary.rows,
         "items with an error": summary.errors,
-        "left out": len(rejected),
-        "items asked for by split": ", ".join(f"{split} {count}" for split, count in sorted(counts.items())),
+        "left out": planned.left_out,
+        "items asked for by split": ", ".join(
+            f"{split} {count}" for split, count in sorted(planned.items_by_split.items())
+        ),
     }
     title = "Token cache" if what == "tokens" else "Embeddings"
-    write_card(output, title=f"{title} of {name}", about=about, licence="other", facts=facts)
+    write_card(planned.output, title=f"{title} of {name}", about=about, licence="other", facts=facts)
 
 
 def _will_use_gpus(run: RunSettings) -> bool:

@@ -110,9 +110,7 @@ class AttentionPoolingHead(nn.Module):
 
     def _matched(self, tokens_BTD: Tensor) -> Tensor:
         if tokens_BTD.ndim != 3 or tokens_BTD.shape[-1] != self.width:
-            raise ValueError(
-                f"expected tokens of shape (images, tokens, {self.width}), got {tuple(tokens_BTD.shape)}"
-            )
+            raise ValueError(f"expected tokens of shape (images, tokens, {self.width}), got {tuple(tokens_BTD.shape)}")
         if torch.is_autocast_enabled(tokens_BTD.device.type):
             return tokens_BTD.to(torch.get_autocast_dtype(tokens_BTD.device.type))
         return tokens_BTD.to(self.probe.dtype)

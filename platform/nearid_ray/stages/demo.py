@@ -2,26 +2,28 @@
 
 import shlex
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
 from nearid_ray import job, presets
 from nearid_ray.cluster import output_location, ray_session
+from nearid_ray.data.importers.photos import PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxSettings
 from nearid_ray.data.store import Location
 from nearid_ray.embedding.plan import EmbedSettings
-from nearid_ray.evaluation.evaluate import EvaluateSettings
 from nearid_ray.reporting.load import ReportInputs, ReportSettings
 from nearid_ray.settings import build, dump_json, to_dict
 from nearid_ray.stages.embed import Embed, run_embed
 from nearid_ray.stages.evaluate import Evaluate, run_evaluate
-from nearid_ray.stages.ingest import IngestToybox, run_ingest
+from nearid_ray.stages.ingest import IngestPhotos, IngestToybox, run_ingest
 from nearid_ray.stages.report import Report, run_report
 from nearid_ray.stages.synthesize import Synthesize, run_synthesize
-from nearid_ray.stages.train import HEADS_FOLDER, Train, head_folder, run_train
+from nearid_ray.stages.train import HEADS_FOLDER, Train, run_train
 from nearid_ray.synthesis.synthesize import SynthesisSettings
 from nearid_ray.tracking import TrackingSettings, prepare_store
+from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
 
 HEADLINE = ("object-level", "train", "unseen", "part-level")
@@ -29,10 +31,19 @@ HEADLINE = ("object-level", "train", "unseen", "part-level")
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Everything end to end on toy data."""
+    """Everything end to end: on toy data, or with `photos` on your own pictures (no training then)."""
 
-    output: str = "runs/demo"
-    """Folder or s3://bucket/prefix; each job writes one folder in it."""
+    output: str = ""
+    """Folder or s3://bucket/prefix; each job writes one folder in it. Empty: runs/demo, or runs/photos with photos."""
+    photos: str = ""
+    """Folder with one folder of photos an identity. Distractors then come from the exemplar engine, and the frozen
+    backbone is measured beside `heads`."""
+    categories: str = ""
+    """With photos: CSV file with identity and category; identities of one category paint each other."""
+    backbone: str = "toybox-siglip2"
+    """toybox-siglip2 (shipped toy backbone), a folder in transformers' layout, or a hub id of a SigLIP model."""
+    heads: tuple[str, ...] = ()
+    """With photos: trained heads to measure as NAME=FOLDER."""
     train_identities: int = 1600
     """Toy identities to train on; fewer than about 1,000 train no better than frozen."""
     val_identities: int = 150
@@ -43,25 +54,33 @@ class Demo:
     """A head is trained for each of these weights of the ranking term; the first one is the headline."""
     max_steps: int = 400
     """Training steps a head."""
-    workers: int = 2
+    train_workers: int = 2
     """Ray Train workers."""
     tracking: TrackingSettings = TrackingSettings()
 
     def __post_init__(self) -> None:
         if not self.alphas:
             raise ValueError("alphas is empty; expected at least one weight, e.g. 0.5")
+        if (self.categories or self.heads) and not self.photos:
+            raise ValueError("categories and heads go with photos; give --photos FOLDER too")
+
+    @property
+    def folder(self) -> str:
+        """Where the jobs write."""
+        return self.output or ("runs/photos" if self.photos else "runs/demo")
 
 
 def run_demo(settings: Demo) -> job.Job:
     """Run every job, or see that it is done; then print what came out and write summary.json."""
     began = time.monotonic()
-    output = output_location(settings.output)
+    output = output_location(settings.folder)
+    stages = _stages(settings, output)
     storing = Thread(target=prepare_store, args=(output.child("x"), settings.tracking))
     storing.start()  # creating the tracking database takes seconds; Ray starts meanwhile
     with ray_session():
         storing.join()
         done, seconds = {}, {}
-        for name, stage in _stages(settings, output).items():
+        for name, stage in stages.items():
             print(f"\n=== {name} ===", flush=True)
             start = time.monotonic()
             done[name] = stage()
@@ -71,53 +90,39 @@ def run_demo(settings: Demo) -> job.Job:
     result = job.Job(done["evaluate"].tracker)
     result.summary = _summary(settings, done) | {"seconds": round(time.monotonic() - began, 1), "stages_s": seconds}
     output.child("summary.json").write_bytes(dump_json({"job": "demo", "output": output.uri, **result.summary}))
-    _print_outcome(settings, result.summary, done["report"].summary["page"])
+    _print_outcome(output, result.summary, done["report"].summary["page"])
     return result
 
 
-def _stages(settings: Demo, output: Location) -> dict[str, Any]:
-    where = {
-        name: output.child(name).uri for name in ("tuples", "distractors", "tokens", "train", "evaluation", "report")
-    }
+def _stages(settings: Demo, output: Location) -> dict[str, Callable[[], job.Job]]:
+    names = ("tuples", "distractors", "tokens", "train", "evaluation", "report")
+    where = {name: output.child(name).uri for name in names}
     tracking = settings.tracking
-    runs = Train(
-        tokens=where["tokens"],
-        output=where["train"],
-        alphas=settings.alphas,
-        training=build(TrainSettings, presets.toybox() | {"max_steps": settings.max_steps}, "the demo's settings"),
-        where=WorkerSettings(workers=settings.workers),
-        tracking=tracking,
-    )
-    heads = {name: head_folder(output.child("train"), name).uri for name in runs.runs()}
-    ingest = IngestToybox(
-        output=where["tuples"],
-        source=ToyboxSettings(
-            train_identities=settings.train_identities,
-            val_identities=settings.val_identities,
-            test_identities=settings.test_identities,
-        ),
-        tracking=tracking,
-    )
+    ingest = IngestPhotos if settings.photos else IngestToybox
     synthesize = Synthesize(
         tuples=where["tuples"],
         output=where["distractors"],
-        synthesis=SynthesisSettings(engines=("toybox",)),
+        synthesis=SynthesisSettings(engines=("exemplar",) if settings.photos else ("toybox",)),
         tracking=tracking,
     )
     embed = Embed(
         tuples=where["tuples"],
         distractors=where["distractors"],
         output=where["tokens"],
-        embedding=EmbedSettings(),
+        embedding=EmbedSettings(backbone=settings.backbone),
         tracking=tracking,
     )
-    evaluate = Evaluate(
+    train = Train(
         tokens=where["tokens"],
-        output=where["evaluation"],
-        heads=tuple(f"{name}={folder}" for name, folder in heads.items()),
-        evaluation=EvaluateSettings(),
+        output=where["train"],
+        alphas=settings.alphas,
+        training=build(TrainSettings, presets.toybox() | {"max_steps": settings.max_steps}, "the demo's settings"),
+        where=WorkerSettings(workers=settings.train_workers),
         tracking=tracking,
     )
+    trained = {} if settings.photos else {name: output.child("train", HEADS_FOLDER, name) for name in train.runs()}
+    heads = [f"{name}={folder.child(BEST).uri}" for name, folder in trained.items()] or settings.heads
+    evaluate = Evaluate(tokens=where["tokens"], output=where["evaluation"], heads=tuple(heads), tracking=tracking)
     report = Report(
         output=where["report"],
         inputs=ReportInputs(
@@ -125,51 +130,74 @@ def _stages(settings: Demo, output: Location) -> dict[str, Any]:
             tuples=where["tuples"],
             distractors=where["distractors"],
             tokens=where["tokens"],
-            train=tuple(f"{name}={output.child('train', HEADS_FOLDER, name).uri}" for name in heads),
+            train=tuple(f"{name}={folder.uri}" for name, folder in trained.items()),
         ),
-        page=ReportSettings(title="NearID on Ray: the demo on toy data"),
+        page=ReportSettings(title="NearID on Ray: " + ("your photos" if settings.photos else "the demo on toy data")),
         tracking=tracking,
     )
-    command = "python jobs/demo.py " + shlex.join(["--output", settings.output])
-    return {
-        "ingest": lambda: run_ingest(ingest),
+    source = ingest(output=where["tuples"], source=_source(settings), tracking=tracking)  # type: ignore[arg-type]
+    stages: dict[str, Callable[[], job.Job]] = {
+        "ingest": lambda: run_ingest(source),
         "synthesize": lambda: run_synthesize(synthesize),
         "embed": lambda: run_embed(embed),
-        "train": lambda: run_train(runs),
+        "train": lambda: run_train(train),
         "evaluate": lambda: run_evaluate(evaluate),
-        "report": lambda: run_report(report, commands=[command]),
+        "report": lambda: run_report(report, commands=[_command(settings)]),
     }
+    if settings.photos:
+        del stages["train"]
+    return stages
+
+
+def _source(settings: Demo) -> PhotosSettings | ToyboxSettings:
+    if settings.photos:
+        return PhotosSettings(root=settings.photos, categories=settings.categories)
+    return ToyboxSettings(
+        train_identities=settings.train_identities,
+        val_identities=settings.val_identities,
+        test_identities=settings.test_identities,
+    )
+
+
+def _command(settings: Demo) -> str:
+    given = ["--output", settings.folder]
+    if settings.photos:
+        given += ["--photos", settings.photos, "--categories", settings.categories, "--backbone", settings.backbone]
+    return "python jobs/demo.py " + shlex.join(given)
 
 
 def _summary(settings: Demo, done: dict[str, job.Job]) -> dict[str, Any]:
-    made = {
-        "rows_made": sum(done[name].summary["rows_made"] for name in ("ingest", "synthesize", "embed")),
-        "rows_done_before": sum(done[name].summary["rows_done_before"] for name in ("ingest", "synthesize", "embed")),
-        "trained_before": done["train"].summary["trained_before"],
-    }
+    counted = [done[name].summary for name in ("ingest", "synthesize", "embed")]
+    toy = [] if settings.photos else ["toybox (toy data)"]
+    toy += ["toybox-siglip2 (toy backbone)"] if settings.backbone == "toybox-siglip2" else []
+    trained = done["train"].summary if "train" in done else {}
     return {
-        "data": "toybox (toy data) and toybox-siglip2 (toy backbone)",
-        **made,
-        "training": {name: done["train"].summary[name] for name in done["train"].summary if name.startswith("nearid-")},
+        "toy": toy,
+        "rows_made": sum(summary["rows_made"] for summary in counted),
+        "rows_done_before": sum(summary["rows_done_before"] for summary in counted),
+        "trained_before": trained.get("trained_before", True),
+        "training": {name: value for name, value in trained.items() if name.startswith("nearid-")},
         "scorers": done["evaluate"].details["scorers"],
-        "settings": to_dict(replace(settings, tracking=TrackingSettings())),
+        "settings": to_dict(settings),
     }
 
 
-def _print_outcome(settings: Demo, summary: dict[str, Any], page: str) -> None:
-    print("\nToy data, held-out identities: SSR / PA in percent, 95 % interval of the SSR over identities")
+def _print_outcome(output: Location, summary: dict[str, Any], page: str) -> None:
+    said = f"With {' and '.join(summary['toy'])}" if summary["toy"] else "Your photos"
+    print(f"\n{said}; held-out identities: SSR (95 % interval over identities) / PA, in percent")
     names = [name for name in HEADLINE if name in summary["scorers"]["frozen"]]
-    print("  " + " " * 18 + "".join(f"{name:>30}" for name in names))
+    names = names or list(summary["scorers"]["frozen"])
+    print(" " * 20 + "".join(f"{name:>30}" for name in names))
     for scorer, rates in summary["scorers"].items():
-        cells = [rates[name] for name in names]
-        shown = [
-            f"{_percent(c['ssr'])} ({_percent(c['ssr_low'])}-{_percent(c['ssr_high'])}) / {_percent(c['pa'])}"
-            for c in cells
-        ]
-        print(f"  {scorer:<18}" + "".join(f"{cell:>30}" for cell in shown))
+        print(f"  {scorer:<18}" + "".join(f"{_cell(rates[name]):>30}" for name in names))
     if not summary["rows_made"] and summary["trained_before"]:
         print(f"\nNothing was made twice: all {summary['rows_done_before']} rows and the heads were there already.")
-    print(f"\nreport   {page}\nnumbers  {settings.output}/summary.json\ntime     {summary['seconds']} s")
+    print(f"\nreport   {page}\nnumbers  {output.child('summary.json').uri}\ntime     {summary['seconds']} s")
+
+
+def _cell(rates: dict[str, float | None]) -> str:
+    ssr, low, high, pa = (_percent(rates[name]) for name in ("ssr", "ssr_low", "ssr_high", "pa"))
+    return f"{ssr} ({low}-{high}) / {pa}"
 
 
 def _percent(share: float | None) -> str:

@@ -1,13 +1,14 @@
 """The embed job: a frozen backbone's tokens of every picture, or pooled embeddings."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
-from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.cluster import output_location, ray_session
+from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
-from nearid_ray.embedding.extract import embed, embed_pooled
+from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.plan import EmbedSettings
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
@@ -33,9 +34,20 @@ class Embed:
 def run_embed(settings: Embed) -> job.Job:
     """Plan, and make what is missing."""
     output = Dataset(output_location(settings.output))
-    make = embed if settings.what == "tokens" else embed_pooled
     inputs = {"tuples": settings.tuples, "distractors": settings.distractors}
-    with job.running("embed", output.location, to_dict(settings), tracking=settings.tracking, inputs=inputs) as running:
-        made = make(settings.tuples, settings.distractors or None, output, settings.embedding, settings.run)
-        job.report_run(running, output, made)
+    # A new output's precision depends on what the cluster's workers compute on.
+    with nullcontext() if output.settings() else ray_session():
+        planned = plan_embedding(
+            settings.what, settings.tuples, settings.distractors or None, output, settings.embedding, settings.run
+        )
+        todo = shards_to_make(output, planned.plan, settings.run)
+        with job.running(
+            "embed",
+            output.location,
+            to_dict(settings),
+            tracking=settings.tracking,
+            inputs=inputs,
+            needs_ray=bool(todo),
+        ) as running:
+            job.report_run(running, output, planned.run(settings.run))
     return running
