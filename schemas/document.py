@@ -33,8 +33,9 @@ def _rows(field: pa.Field, prefix: str) -> list[str]:
     text = (field.metadata or {}).get(b"description", b"").decode().replace("|", "\\|")
     kind, inner = _kind(field.type)
     rows = [f"| {prefix}{field.name} | {kind}{'' if is_required(field) else '?'} | {text} |"]
-    for i in range(inner.num_fields if inner is not None else 0):
-        rows += _rows(inner.field(i), f"{prefix}{field.name}[].")
+    if inner is not None:
+        for i in range(inner.num_fields):
+            rows += _rows(inner.field(i), f"{prefix}{field.name}[].")
     return rows
 
 

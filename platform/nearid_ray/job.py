@@ -98,8 +98,8 @@ def report_run(job: Job, output: Dataset, run: RunSummary) -> None:
         job.failed = True
         share = run.errors / run.rows
         print(
-            f"{run.errors} of {run.rows} rows have an error ({share:.1%}), above the limit of {run.max_error_share:.1%} "
-            "(--max-error-share). They stay as rows with `error`; --retry-errors makes their shards again.",
+            f"{run.errors} of {run.rows} rows have an error ({share:.1%}), above the limit of {run.max_error_share:.1%}"
+            " (--max-error-share). They stay as rows with `error`; --retry-errors makes their shards again.",
             file=sys.stderr,
         )
 

@@ -89,7 +89,7 @@ class Tracker:
 def tracked(
     job: str, output: Location, tracking: TrackingSettings, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Iterator[Tracker]:
-    """The job's run: settings as parameters, inputs and code version as tags; ends FINISHED or FAILED with the block."""
+    """The job's run: settings as parameters, inputs and code version as tags; FINISHED or FAILED with the block."""
     uri = _uri(output, tracking)
     if uri == _OFF:
         yield Tracker()

@@ -3,18 +3,15 @@
 
 python tests/benchmarks/pipeline.py --identities 400
 
-The bare loop is one process that does shard after shard with the same plain functions and no Ray. `work` is the time in
-which shards are made: from the first worker's first shard to the last shard's end; `total` includes Ray's start of workers.
+The bare loop is one process that does shard after shard with the same plain functions and no Ray. `work` is the time
+in which shards are made: from the first worker's first shard to the last shard's end; `total` includes Ray's start of
+workers.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "platform")]
 
 from nearid_ray.cluster import ray_session, resources
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
@@ -72,16 +69,14 @@ def main() -> None:
 
         cpus, gpus = resources()
         lines = [f"toy rows; {cpus:g} CPU, {gpus:g} GPU; rows a second"]
-        lines += [
-            f"{'stage':<12}{'bare loop':>10}{'Ray x1 work':>13}{'/ bare':>8}{'Ray x2 work':>13}{'/ bare':>8}{'x2 total':>10}"
-        ]
+        heads = ("bare loop", "Ray x1 work", "/ bare", "Ray x2 work", "/ bare", "x2 total")
+        lines += [f"{'stage':<12}" + "".join(f"{head:>13}" for head in heads)]
         for name, make in (("synthesize", make_synthesis), ("embed", make_embedding)):
             alone = bare(make, Dataset(f"{scratch}/{name}-bare"))
             one, _ = on_ray(make, Dataset(f"{scratch}/{name}-ray1"), 1)
             two, total = on_ray(make, Dataset(f"{scratch}/{name}-ray2"), min(2, int(cpus)))
-            lines.append(
-                f"{name:<12}{alone:>10.0f}{one:>13.0f}{one / alone:>8.2f}{two:>13.0f}{two / alone:>8.2f}{total:>10.0f}"
-            )
+            values = (alone, one, one / alone, two, two / alone, total)
+            lines.append(f"{name:<12}" + "".join(f"{v:>13.2f}" if v < 10 else f"{v:>13.0f}" for v in values))
     print("\n" + "\n".join(lines))
 
 

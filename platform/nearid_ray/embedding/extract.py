@@ -281,6 +281,7 @@ def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
         if what == "tokens"
         else "Unit embeddings of every view and distractor by a frozen backbone with its own attention-pooling head."
     )
+    splits = sorted(planned.items_by_split.items())
     facts = {
         "backbone": name,
         "revision": backbone.revision or "(a folder)",
@@ -288,9 +289,7 @@ def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
         "items": summary.rows,
         "items with an error": summary.errors,
         "left out": planned.left_out,
-        "items asked for by split": ", ".join(
-            f"{split} {count}" for split, count in sorted(planned.items_by_split.items())
-        ),
+        "items asked for by split": ", ".join(f"{split} {count}" for split, count in splits),
     }
     title = "Token cache" if what == "tokens" else "Embeddings"
     write_card(planned.output, title=f"{title} of {name}", about=about, licence="other", facts=facts)
