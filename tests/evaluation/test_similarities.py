@@ -164,6 +164,21 @@ def test_ordering_counts_equal_explicit_loops():
     assert counts.success_IE.sum() == wins
 
 
+def test_a_view_compared_with_another_views_distractor_is_no_trial():
+    images = image_table(3)
+    records = similarity_records(embeddings_for(images, 3), plan_pairs(images, random_views=2), scorer="frozen")
+    distractors = records.filter(pa.compute.field("kind") == "distractor")
+    place = records.schema.get_field_index("view_index")
+    other = pa.compute.subtract(pa.scalar(3, pa.int32()), distractors["view_index"])
+    crossed = distractors.set_column(place, records.schema.field(place), other)
+    crossed = crossed.filter(pa.compute.field("view_index") != pa.compute.field("other_view_index"))
+    assert len(crossed) > 0
+    both = pa.concat_tables([records, crossed])
+    assert margin_records(both).equals(margin_records(records))
+    counts, expected = ordering_counts(both, "frozen"), ordering_counts(records, "frozen")
+    assert (counts.success_IE == expected.success_IE).all() and (counts.valid_IE == expected.valid_IE).all()
+
+
 def test_blocks_do_not_change_similarities(monkeypatch):
     images = image_table(3)
     plan = plan_pairs(images, random_views=3)
