@@ -14,7 +14,7 @@ from nearid_ray.data.store import Dataset, locate, parquet_bytes
 from nearid_ray.embedding.cache import TokenCache, tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import EvaluateSettings
-from nearid_ray.evaluation.scorers import evaluate_tokens, load_scorers, named_heads
+from nearid_ray.evaluation.scorers import evaluate_tokens, load_scorers, named_heads, plan_evaluation
 from nearid_ray.models.checkpoint import HeadCard, save_head
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.settings import dump_json
@@ -112,3 +112,13 @@ def test_a_head_of_another_backbone_and_ill_named_heads_are_refused(cache_folder
     for entries in (["runs/x"], ["=x"], ["a="], ["a=x", "a=y"], ["frozen=x"]):
         with pytest.raises(UsageError, match="heads"):
             named_heads(entries)
+
+
+def test_names_that_nothing_has_are_refused_before_anything_is_written(cache_folder, tmp_path):
+    cases = [({"baseline": "clip"}, "expected one of frozen"), ({"train_engines": ("redrow",)}, "redraw, reshape")]
+    cases += [({"conditions": ("foreground",)}, "no pictures of the condition foreground")]
+    for change, said in cases:
+        settings = EvaluateSettings(**change)
+        with pytest.raises(UsageError, match=said):
+            plan_evaluation(str(cache_folder / "tokens"), {}, locate(str(tmp_path)), settings)
+    assert list(tmp_path.iterdir()) == []

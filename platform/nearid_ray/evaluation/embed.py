@@ -178,7 +178,7 @@ def embedding_work(
         heads: digest of each scorer's head.
 
     Raises:
-        UsageError: the split has no clean picture.
+        UsageError: the split has no clean picture, or none of the conditions.
     """
     clean = index.append_column("index_row", pa.array(np.arange(len(index), dtype=np.int64)))
     clean = clean.filter((pc.field("draw") == 0) & (pc.field("split") == split))
@@ -188,6 +188,11 @@ def embedding_work(
     condition = pc.if_else(clean["masked"], "foreground", "full")
     clean = clean.append_column("condition", condition)
     clean = clean.filter(pc.is_in(clean["condition"], pa.array(list(conditions))))
+    if not len(clean):
+        raise UsageError(
+            f"the token cache has no pictures of the condition {' or '.join(conditions)} in split {split!r}; embed "
+            "them too (masked), or measure another condition"
+        )
     block = pa.array([f"{n // items_per_shard:06d}" for n in range(len(clean))], pa.string())
     clean = clean.append_column("block", block)
     parts = []

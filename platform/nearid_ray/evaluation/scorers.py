@@ -119,6 +119,7 @@ def plan_evaluation(
     """
     cache = TokenCache.open(tokens)
     scorers = load_scorers(cache, heads)
+    _check_names(cache, scorers, settings)
     embeddings = Dataset(output.child("embeddings"))
     plan = plan_heads(
         cache.index,
@@ -150,6 +151,15 @@ def evaluate_tokens(
     planned = plan_evaluation(tokens, heads, output, settings)
     summary = planned.embed(run)
     return planned.measure(), summary
+
+
+def _check_names(cache: TokenCache, scorers: Scorers, settings: EvaluateSettings) -> None:
+    if settings.baseline not in scorers.heads:
+        raise UsageError(f"baseline is {settings.baseline!r}; expected one of {', '.join(scorers.heads)}")
+    engines = sorted(set(cache.index["engine"].unique().to_pylist()) - {""})
+    unknown = sorted(set(settings.train_engines) - set(engines))
+    if unknown:
+        raise UsageError(f"train_engines has {', '.join(unknown)}; the tokens have the engines {', '.join(engines)}")
 
 
 def _train_split_engines(cache: TokenCache) -> list[str]:
