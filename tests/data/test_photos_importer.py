@@ -68,6 +68,8 @@ def read_one(root: Path, name: str, **settings) -> dict:
 def test_records_are_sorted_and_name_photos_with_their_masks(root):
     records, rejected = importer(root).list()
     assert rejected == []
+    for record in records:
+        assert record.pop("file_bytes") == sum((root / file).stat().st_size for file in record["files"])
     assert records == [
         {
             "identity_id": "photos:Blaue Schüssel",

@@ -80,6 +80,7 @@ def plan_ingest(importer: Importer, output: Dataset) -> Plan:
     """List the source and plan what `output` misses. Raises UsageError before anything is written."""
     records, rejected = importer.list()
     _refuse_doubles(records)
+    _refuse_changed(output, records)
     work = pa.table(
         {
             "row_id": pa.array([r["identity_id"] for r in records], pa.string()),
@@ -109,6 +110,25 @@ def ingest(importer: Importer, output: Dataset, plan: Plan, run: RunSettings) ->
         facts={"identities": summary.rows, "identities with an error": summary.errors},
     )
     return summary
+
+
+def _refuse_changed(output: Dataset, records: list[dict[str, Any]]) -> None:
+    """An identity that is planned already must be the same now: its row is not made again."""
+    if output.settings() is None:
+        return
+    now = {record["identity_id"]: json.dumps(record, sort_keys=True) for record in records}
+    changed = [
+        row["row_id"]
+        for plan in output.plans()
+        if "record" in plan.column_names
+        for row in plan.select(["row_id", "record"]).to_pylist()
+        if now.get(row["row_id"], row["record"]) != row["record"]
+    ]
+    if changed:
+        raise UsageError(
+            f"{output.location.uri}: {len(changed)} identity(s) there were read from other files or settings, e.g. "
+            f"{', '.join(changed[:3])}. Give another output, or remove the folder to start again."
+        )
 
 
 def _refuse_doubles(records: list[dict[str, Any]]) -> None:

@@ -258,10 +258,10 @@ def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int
     room = int(min(by_cpu, cluster_gpus / gpus if gpus else float("inf"), 1e6))
     workers = settings.workers or max(1, min(room, shards))
     if workers > room:
+        needed = f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU"
         raise UsageError(
-            f"{workers} worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU need "
-            f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU; the cluster has {cpus:g} CPU "
-            f"and {cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
+            f"{workers} worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU need {needed}; the cluster has "
+            f"{cpus:g} CPU and {cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
         )
     return min(workers, shards), gpus
 

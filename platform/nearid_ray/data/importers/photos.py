@@ -115,11 +115,11 @@ class PhotosImporter:
     def list(self) -> tuple[Records, Rejected]:
         """(records, rejected) from file names alone, sorted; no photo is opened.
 
-        A record has `identity_id`, `category`, `split`, `files` and, in the same order, `masks` ("" for none), both
-        relative to the root. Rejected are folders without photos, masks without a photo and, with drop_small,
-        identities with too few photos. Raises UsageError for a missing or empty folder, no photos at all, too few
-        photos of an identity, names that cannot be told apart, links that leave the folder, and a wrong table of
-        categories.
+        A record has `identity_id`, `category`, `split`, `file_bytes` (by which other photos are noticed), `files` and,
+        in the same order, `masks` ("" for none), both relative to the root. Rejected are folders without photos, masks
+        without a photo and, with drop_small, identities with too few photos. Raises UsageError for a missing or empty
+        folder, no photos at all, too few photos of an identity, names that cannot be told apart, links that leave the
+        folder, and a wrong table of categories.
         """
         root = self._root()
         tree = dict(walk(root))
@@ -129,6 +129,8 @@ class PhotosImporter:
             found = f"holds {len(loose)} photo(s) but no folders" if loose else "is empty"
             raise UsageError(f"{root} {found}; expected one folder of photos an identity, e.g. {root}/mug-01/1.jpg")
         _refuse_alike(names)
+        if not any(_is_photo(file) for name in names for file in tree.get(PurePosixPath(name), [])):
+            raise UsageError(f"no photos in the {len(names)} folder(s) of {root}; looked for {', '.join(EXTENSIONS)}")
         categories = self._categories(names)
         records: Records = []
         rejected: Rejected = []
@@ -141,8 +143,6 @@ class PhotosImporter:
                 small.append(record)
             else:
                 records.append(record)
-        if not records and not small:
-            raise UsageError(f"no photos in the {len(names)} folder(s) of {root}; looked for {', '.join(EXTENSIONS)}")
         self._refuse_small(small, records, rejected)
         self.without_category = sum(not record["category"] for record in records)
         return records, rejected
@@ -191,6 +191,7 @@ class PhotosImporter:
             "split": self._split(identity_id),
             "files": [str(folder / photo) for photo in photos],
             "masks": [masks.get(_stem(photo), "") for photo in photos],
+            "file_bytes": sum((Path(self.settings.root) / folder / photo).stat().st_size for photo in photos),
         }
 
     def _reject(self, name: str, reason: str, detail: str, record_id: str = "") -> dict[str, str]:
