@@ -12,19 +12,8 @@ import schemas
 from nearid_ray.data.store import Dataset
 from tests.e2e.conftest import JOBS, summary_of
 
-SMALL = (
-    "--train-identities",
-    48,
-    "--val-identities",
-    10,
-    "--test-identities",
-    12,
-    "--max-steps",
-    30,
-    "--alphas",
-    0.5,
-    0,
-)
+SIZES = ("--train-identities", 48, "--val-identities", 10, "--test-identities", 12)
+SMALL = (*SIZES, "--max-steps", 30, "--alphas", 0.5, 0)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +79,7 @@ def test_a_second_demo_makes_nothing_twice_and_says_so(demo, run_job):
 
 
 def test_the_same_seed_gives_the_same_bytes(demo, run_job, tmp_path):
-    counts = ("--train-identities", 48, "--val-identities", 10, "--test-identities", 12)
-    assert run_job("ingest", "toybox", "--output", tmp_path / "tuples", *counts, "--workers", 1).code == 0
+    assert run_job("ingest", "toybox", "--output", tmp_path / "tuples", *SIZES, "--workers", 1).code == 0
     names = sorted(path.name for path in (demo / "tuples" / "data").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "tuples" / "data").iterdir())
     for name in names:
@@ -132,28 +120,38 @@ def test_tokens_of_another_backbone_do_not_mix(demo, run_job, tmp_path):
     assert "random backbone" in ended.err
 
 
-@pytest.mark.parametrize(
-    ("job", "argv", "said"),
-    [
-        ("ingest", (), "expected `jobs/ingest.py SOURCE [OPTIONS]` with SOURCE one of: toybox, photos"),
-        ("ingest", ("imagenet",), "'imagenet' is no source"),
-        ("ingest", ("toybox", "--output", "{out}", "--test-identities", "-1"), "test_identities is -1"),
-        ("ingest", ("toybox", "--output", "{out}", "--worker", "2"), "--workers"),
-        ("synthesize", ("--tuples", "{demo}/nothing", "--output", "{out}"), "no dataset here"),
-        ("synthesize", ("--tuples", "{demo}/tuples", "--output", "{out}", "--engines", "sdxl-42"), "unknown engine 'sdxl-42'"),
-        ("synthesize", ("--tuples", "{demo}/tuples", "--output", "{demo}/distractors", "--run-seed", "9"), "run_seed: there 0, now 9"),
-        ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--backbone", "{demo}/tuples"), "config.json"),
-        ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--draws", "-1"), "draws is -1"),
-        ("train", ("--tokens", "{demo}/tokens", "--output", "{out}", "--preset", "huge"), "known presets: paper, toybox"),
-        ("train", ("--tokens", "{demo}/tokens", "--output", "{out}", "--alpha", "-1"), "alpha is -1"),
-        ("train", ("--tokens", "{demo}/tokens", "--output", "{out}", "--config", "{yaml}"), "unknown key alhpa; did you mean alpha?"),
-        ("train", ("--tokens", "{demo}/tokens", "--output", "{demo}/train", "--alphas", "7", "--preset", "toybox"), "exists with other settings"),
-        ("evaluate", ("--tokens", "{demo}/tokens", "--output", "{out}", "--split", "holdout"), "split is 'holdout'"),
-        ("report", ("--evaluation", "{demo}/tuples", "--output", "{out}"), "metrics.json"),
-        ("demo", ("--output", "{out}", "--alphas"), "alphas"),
-        ("demo", ("--output", "{out}", "--categories", "x.csv"), "give --photos"),
-    ],
-)  # fmt: skip
+NEW_TRAINING = ("--tokens", "{demo}/tokens", "--output", "{out}")
+MISTAKES = [
+    ("ingest", (), "expected `jobs/ingest.py SOURCE [OPTIONS]` with SOURCE one of: toybox, photos"),
+    ("ingest", ("imagenet",), "'imagenet' is no source"),
+    ("ingest", ("toybox", "--output", "{out}", "--test-identities", "-1"), "test_identities is -1"),
+    ("ingest", ("toybox", "--output", "{out}", "--worker", "2"), "--workers"),
+    ("synthesize", ("--tuples", "{demo}/nothing", "--output", "{out}"), "no dataset here"),
+    ("synthesize", ("--tuples", "{demo}/tuples", "--output", "{out}", "--engines", "sdxl-42"), "engine 'sdxl-42'"),
+    (
+        "synthesize",
+        ("--tuples", "{demo}/tuples", "--output", "{demo}/distractors", "--run-seed", "9"),
+        "run_seed: there 0, now 9",
+    ),
+    ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--backbone", "{demo}/tuples"), "config.json"),
+    ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--draws", "-1"), "draws is -1"),
+    ("train", (*NEW_TRAINING, "--preset", "huge"), "known presets: paper, toybox"),
+    ("train", (*NEW_TRAINING, "--alpha", "-1"), "alpha is -1"),
+    ("train", (*NEW_TRAINING, "--max-steps", "50"), "warmup_steps 100 must be below the number of steps, which is 50"),
+    ("train", (*NEW_TRAINING, "--config", "{yaml}"), "unknown key alhpa; did you mean alpha?"),
+    (
+        "train",
+        ("--tokens", "{demo}/tokens", "--output", "{demo}/train", "--alphas", "7", "--preset", "toybox"),
+        "exists with other settings",
+    ),
+    ("evaluate", ("--tokens", "{demo}/tokens", "--output", "{out}", "--split", "holdout"), "split is 'holdout'"),
+    ("report", ("--evaluation", "{demo}/tuples", "--output", "{out}"), "metrics.json"),
+    ("demo", ("--output", "{out}", "--alphas"), "alphas"),
+    ("demo", ("--output", "{out}", "--categories", "x.csv"), "give --photos"),
+]
+
+
+@pytest.mark.parametrize(("job", "argv", "said"), MISTAKES)
 def test_a_mistake_is_one_clear_message_and_leaves_nothing(demo, run_job, tmp_path, job, argv, said):
     (tmp_path / "settings.yaml").write_text("alhpa: 0.5\n")
     places = {"demo": demo, "out": tmp_path / "new" / "out", "yaml": tmp_path / "settings.yaml"}

@@ -14,7 +14,9 @@ _FILE = "rejected.parquet"
 def write_rejected(output: Dataset, stage: str, rejected: Sequence[dict[str, str]]) -> None:
     """Write the records of this run; each has `record_id`, `identity_id`, `reason`, `detail`."""
     rows = [{"stage": stage, **record} for record in rejected]
-    output.location.child(_FILE).write_bytes(parquet_bytes(pa.Table.from_pylist(rows, schema=REJECTED.schema)))
+    place, data = output.location.child(_FILE), parquet_bytes(pa.Table.from_pylist(rows, schema=REJECTED.schema))
+    if not place.exists() or place.read_bytes() != data.to_pybytes():
+        place.write_bytes(data)
 
 
 def rejected_counts(output: Dataset) -> dict[str, int]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from nearid_ray import job
 from nearid_ray.cluster import output_location
-from nearid_ray.reporting.load import ReportInputs, ReportSettings
-from nearid_ray.reporting.report import report
+from nearid_ray.reporting.load import ReportInputs, ReportSettings, load_report
+from nearid_ray.reporting.report import write_report
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
 
@@ -25,8 +25,9 @@ class Report:
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
     """Read the folders and write the page."""
     output = output_location(settings.output)
+    data = load_report(settings.inputs, settings.page, facts=facts, commands=commands)
     with job.running("report", output, to_dict(settings), tracking=settings.tracking, needs_ray=False) as running:
-        place = report(settings.inputs, output, settings.page, facts=facts, commands=commands)
+        place = write_report(data, output)
         running.summary["page"] = place.uri
         if place.is_local:
             running.tracker.file(place.path)

@@ -13,13 +13,12 @@ from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import settings_digest
-from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
-from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.models.checkpoint import load_head
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import BEST, HISTORY, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.trainer import train_many
+from nearid_ray.training.trainer import check_runs, train_many
 
 HEADS_FOLDER = "heads"
 """OUTPUT/heads/NAME/ holds best/, last/ and the history."""
@@ -52,6 +51,8 @@ def run_train(settings: Train) -> job.Job:
     cache = TokenCache.open(settings.tokens)
     content = {"tokens": cache.fingerprint, "runs": {name: to_dict(run) for name, run in runs.items()}}
     done = _check_output(output, content)
+    if not done:
+        check_runs(runs, cache)
     with job.running(
         "train",
         output,
@@ -78,16 +79,9 @@ def head_folder(output: Location, name: str, which: str = BEST) -> Location:
 def _train(
     settings: Train, output: Location, cache: TokenCache, runs: dict[str, TrainSettings], content: dict[str, Any]
 ) -> None:
-    backbone = cache.backbone
-    head = AttentionPoolingHead.from_state_dict(cache.head_state(), backbone["heads"], backbone["layer_norm_eps"])
-    card = HeadCard.of(head, backbone["spec"], backbone["fingerprint"])
-    initial = output.child("initial")
-    save_head(initial, head, card)
-    trained = train_many(
-        runs, cache_uri=cache.uri, head_uri=initial.uri, storage=output, name="checkpoints", where=settings.where
-    )
+    trained = train_many(runs, cache_uri=cache.uri, storage=output, name="checkpoints", where=settings.where)
     for name, result in trained.items():
-        save_trained(output.child(HEADS_FOLDER, name), result, backbone)
+        save_trained(output.child(HEADS_FOLDER, name), result, cache.backbone)
     stored = {"table": "heads", "content_digest": settings_digest(content), "content": content}
     output.child("settings.json").write_bytes(dump_json(stored))  # last: it says that the rest is complete
 

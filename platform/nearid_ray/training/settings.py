@@ -152,8 +152,8 @@ class WorkerSettings:
 
     workers: int = 2
     """Processes that share every batch; 1 or more."""
-    gpu: bool = False
-    """Whether each worker takes a GPU."""
+    gpu: bool | None = None
+    """Whether each worker takes a GPU; by default where the cluster has one for each of them."""
     threads: int = 1
     """CPU threads (and Ray CPUs) of a worker; 1 or more."""
     max_failures: int = 3

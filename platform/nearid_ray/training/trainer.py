@@ -98,11 +98,12 @@ def train_many(
         raise UsageError("there is nothing to train: no settings were given")
     path = place.path if not place.is_local else str(Path(place.path).absolute())
     filesystem = None if place.is_local else place.filesystem
-    origins = _origins(runs, open_cache(cache_uri), head_uri)
+    origins = check_runs(runs, open_cache(cache_uri), head_uri)
     done = _held(_last_checkpoint(f"{path}/{name}", filesystem), runs, origins)[0]
     if len(done) == len(runs):
         return {run: TrainedHead.of(run, settings, done[run]) for run, settings in runs.items()}
     _check_cpus(where)
+    gpu = where.gpu if where.gpu is not None else ray.cluster_resources().get("GPU", 0) >= where.workers
     config = {
         "runs": dict(runs),
         "origins": origins,
@@ -117,8 +118,8 @@ def train_many(
         train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=where.workers,
-            use_gpu=where.gpu,
-            resources_per_worker={"CPU": where.threads, **({"GPU": 1} if where.gpu else {})},
+            use_gpu=gpu,
+            resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             name=name,
@@ -139,8 +140,12 @@ def train_many(
     return {run: TrainedHead.of(run, settings, states[run]) for run, settings in runs.items()}
 
 
-def _origins(runs: Mapping[str, TrainSettings], cache: Cache, head_uri: str | None) -> dict[str, str]:
-    """The origin of each run; refuses before any worker starts what would fail on all of them."""
+def check_runs(runs: Mapping[str, TrainSettings], cache: Cache, head_uri: str | None = None) -> dict[str, str]:
+    """The origin of each run (data, settings and start as one name), found on the driver alone.
+
+    Raises:
+        UsageError: what would fail on all workers: settings, cache and head do not fit each other.
+    """
     origins = {}
     for name, settings in runs.items():
         if not name or "/" in name:
