@@ -129,7 +129,7 @@ def test_learning_rate_warms_up_stays_and_falls_to_nothing():
         ({"kept_tokens": 1.5}, "kept_tokens is 1.5; expected a number from 0 to 1"),
         ({"kept_tokens": 0.0}, "less than one of 64 tokens"),
         ({"batch_size": 1}, "batch_size is 1; expected at least 2"),
-        ({"images": 10}, "final_images is 400000; expected 0 to `images`"),
+        ({"images": 10}, "final_images is 300000; expected 0 to `images`"),
         ({"learning_rate": 0.0}, "must be above 0"),
     ],
 )
