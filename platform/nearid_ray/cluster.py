@@ -35,8 +35,8 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _quiet_ray()
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         modules = [str(_SOURCE_ROOT / "nearid_ray"), str(_schemas_root() / "schemas")]
         ray.init(runtime_env={"py_modules": modules}, **quiet)
@@ -44,7 +44,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         _put_on_python_path(_SOURCE_ROOT, _schemas_root())
-        ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -93,13 +93,13 @@ def _sees(node_id: str, path: str) -> bool:
     return ray.get(ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=on_node).remote(path))
 
 
-def _quiet_ray() -> None:
-    """Leave Ray's warnings, drop its notices: jobs print their own progress and results."""
+def quiet_ray_data() -> None:
+    """Leave Ray Data's warnings on the console, drop its notices: jobs print their own progress and results."""
+    import ray.data  # noqa: F401  (its import sets its own log handlers)
 
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
-        if type(handler) is not logging.FileHandler and not hasattr(handler, "baseFilename"):
+        if not hasattr(handler, "baseFilename"):  # Ray's own log files keep everything
             handler.setLevel(logging.WARNING)
 
 

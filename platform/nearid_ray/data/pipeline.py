@@ -155,6 +155,7 @@ def _run_on_ray(
     gpus: float,
     title: str,
 ) -> list[dict[str, Any]]:
+    cluster.quiet_ray_data()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is a shard; it must not be split between the steps

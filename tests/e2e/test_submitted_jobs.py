@@ -1,0 +1,87 @@
+"""Jobs through `ray job submit` against a running cluster, from a plain checkout that is not installed."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import summary_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def _environment() -> dict[str, str]:
+    """Without anything that would help to find the package or another Ray."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def submit(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Submits `python jobs/...` to a cluster of one node; the cluster ends with the tests."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("platform", "schemas", "jobs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    port, dashboard = _free_port(), _free_port()
+    command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    log = (tmp_path_factory.mktemp("ray") / "head.log").open("w")
+    head = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, cwd="/")
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        _await(address, head)
+
+        def run(*argv: object) -> subprocess.CompletedProcess[str]:
+            submitted = [RAY, "job", "submit", "--address", address, "--working-dir", str(checkout), "--", "python"]
+            return subprocess.run(
+                [*submitted, *map(str, argv)],
+                env=_environment(),
+                cwd=checkout,
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+
+        yield run
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+def _await(address: str, head: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert head.poll() is None, "ray start ended by itself"
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=2)
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError("the cluster did not come up")
+
+
+def test_a_submitted_job_writes_its_dataset_and_streams_its_table(submit, tmp_path):
+    counts = ("--train-identities", 10, "--val-identities", 0, "--test-identities", 4)
+    ended = submit("jobs/ingest.py", "toybox", "--output", tmp_path / "tuples", *counts)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "rows_made" in ended.stdout + ended.stderr
+    assert summary_of(tmp_path / "tuples")["rows"] == 14
+
+
+def test_a_relative_output_would_be_lost_and_is_refused(submit):
+    ended = submit("jobs/ingest.py", "toybox", "--output", "runs/tuples")
+    assert ended.returncode != 0
+    assert "runs/tuples is a relative path" in ended.stdout + ended.stderr
