@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from nearid_ray.identifiers import seed_of
 from nearid_ray.toybox.backbone import random_backbone, save_backbone
 from nearid_ray.toybox.captions import SLOTS
-from nearid_ray.toybox.pretrain import PretrainSettings, build, learning_rate_at, pretrain
+from nearid_ray.toybox.pretrain import PretrainSettings, build, learning_rate_at, main, pretrain, run
 from nearid_ray.toybox.pretrain_model import render_batch, to_pixels
 
 TINY = {
@@ -58,6 +59,34 @@ def test_going_on_with_other_settings_is_refused_naming_them(tmp_path):
     pretrain(PretrainSettings(**TINY), tmp_path, stop_at_step=1)
     with pytest.raises(ValueError, match=r"batch_size was 16, is 8"):
         pretrain(PretrainSettings(**{**TINY, "batch_size": 8}), tmp_path)
+
+
+def test_the_command_line_refuses_other_settings_with_exit_code_2(tmp_path, monkeypatch, capsys):
+    pretrain(PretrainSettings(**TINY), tmp_path, stop_at_step=1)
+    monkeypatch.setattr("sys.argv", ["pretrain", "--out", str(tmp_path), "--batch-size", "8", "--processes", "1"])
+    with pytest.raises(SystemExit) as exit_code:
+        main()
+    assert exit_code.value.code == 2
+    assert "batch_size was 16, is 8" in capsys.readouterr().err
+
+
+def test_two_processes_take_a_step_with_the_mean_of_their_gradients(tmp_path):
+    one_step = {"processes": 2, "batch_size": 8, "images": 16, "final_images": 0, "full_token_images": 16}
+    settings = PretrainSettings(**{**TINY, **one_step, "warmup_steps": 0})
+    run(settings, tmp_path)
+    model = build(settings)
+    for rank in range(2):
+        start = rank * settings.batch_size
+        batch = render_batch("toybox-pretrain", settings.seed, start, settings.batch_size, settings.black_background)
+        generator = torch.Generator().manual_seed(seed_of("toybox-pretrain-dropout", settings.seed, start))
+        (torch.stack(list(model.losses(batch, 1.0, generator).values())).sum() / 2).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    moments = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["state"]
+    assert len(moments) == len(gradients)
+    for index, (name, gradient) in enumerate(gradients.items()):
+        # After one step AdamW's first moment is a tenth of the gradient it was given.
+        torch.testing.assert_close(moments[index]["exp_avg"], 0.1 * gradient, atol=2e-5, rtol=2e-2, msg=name)
 
 
 def test_a_few_steps_lower_every_loss_on_unseen_images():

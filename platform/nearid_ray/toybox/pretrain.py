@@ -10,15 +10,18 @@ in every patch, its pixels and, on the object, the caption's words about it. Eve
 
 import json
 import math
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
 from nearid_ray.toybox.backbone import save_backbone
 from nearid_ray.toybox.pretrain_model import GRID, Pretraining, render_batch, zero_shot
@@ -179,22 +182,27 @@ def _log(settings: PretrainSettings, done: int, losses: dict[str, torch.Tensor],
 
 def _resume(settings: PretrainSettings, out: Path, model: Pretraining, optimizer: torch.optim.Optimizer) -> int:
     """Load the state of an earlier run, if there is one; returns the first step to do."""
+    state = _earlier_state(settings, out)
+    if state is None:
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _earlier_state(settings: PretrainSettings, out: Path) -> dict[str, Any] | None:
+    """The state of an earlier run. Raises UsageError when that run had settings that cannot be continued."""
     path = out / "state.pt"
     if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     free = {"images", "final_images", "full_token_images", "validation_images", "save_every_s"}
     now = {name: value for name, value in asdict(settings).items() if name not in free}
     changed = sorted(name for name, value in now.items() if state["settings"].get(name) != value)
     if changed:
-        raise ValueError(
-            f"{path} was made with other settings: "
-            + ", ".join(f"{name} was {state['settings'].get(name)}, is {now[name]}" for name in changed)
-            + "; use the same ones or another --out"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+        changes = ", ".join(f"{name} was {state['settings'].get(name)}, is {now[name]}" for name in changed)
+        raise UsageError(f"{path} was made with other settings: {changes}; use the same ones or another --out")
+    return state
 
 
 def _save(
@@ -231,6 +239,7 @@ def run(settings: PretrainSettings, out: Path) -> None:
     """Pretrain with the given number of processes into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "rendezvous").unlink(missing_ok=True)
+    _earlier_state(settings, out)  # refused here, before any process starts
     if settings.processes == 1:
         _process(0, settings, out)
     else:
@@ -248,7 +257,11 @@ def main() -> None:
         settings: tyro.conf.OmitArgPrefixes[PretrainSettings] = PretrainSettings()
 
     arguments = tyro.cli(Arguments, description=__doc__)
-    run(arguments.settings, arguments.out)
+    try:
+        run(arguments.settings, arguments.out)
+    except UsageError as mistake:
+        print(mistake, file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
