@@ -37,11 +37,11 @@ class PretrainSettings:
 
     seed: int = 0
     """Seed of the parameters, the images and the dropped words (>= 0)."""
-    images: int = 1_100_000
+    images: int = 1_200_000
     """Images to see in all (> 0). The learning rate is constant until the final stretch, so a run can be lengthened."""
     final_images: int = 300_000
     """Length of the final stretch, in images: the learning rate falls to zero along a cosine (0 to `images`)."""
-    full_token_images: int = 550_000
+    full_token_images: int = 650_000
     """Length of the stretch at the end in which no tokens are dropped, in images (0 to `images`)."""
     kept_tokens: float = 0.6
     """Share of the tokens the encoder reads before that stretch, in (0, 1]."""
