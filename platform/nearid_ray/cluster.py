@@ -60,14 +60,18 @@ def resources() -> tuple[float, float]:
 def output_location(uri: str) -> Location:
     """Where a job may write `uri`.
 
-    Raises UsageError for a relative path in a submitted job, whose working directory is Ray's package cache.
+    Raises UsageError for a relative path in a submitted job, whose working directory is Ray's package cache, and for a
+    place on S3 whose bucket is missing or cannot be reached.
     """
     if in_submitted_job() and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
         raise UsageError(
             f"{uri} is a relative path; a submitted job runs in Ray's package cache, where outputs are lost. "
             "Give an absolute path or s3://bucket/prefix."
         )
-    return locate(uri)
+    place = locate(uri)
+    if not place.is_local:
+        place.exists()
+    return place
 
 
 def check_shared(place: Location) -> None:

@@ -8,13 +8,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from nearid_ray.cluster import ray_session
+from nearid_ray.cluster import output_location, ray_session
 from nearid_ray.data.pipeline import RunSummary
 from nearid_ray.data.rejects import rejected_counts
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.errors import UsageError
 from nearid_ray.settings import dump_json
-from nearid_ray.tracking import Tracker, TrackingSettings, tracked
+from nearid_ray.tracking import Tracker, TrackingSettings, check_tracking, tracked
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; ran but failed (a crash, too many rows with errors); wrong settings or input; Ctrl-C."""
@@ -45,6 +45,13 @@ class Job:
     details: dict[str, Any] = field(default_factory=dict)
     """For summary.json alone; too long for the table."""
     failed: bool = False
+
+
+def output_of(uri: str, tracking: TrackingSettings) -> Location:
+    """Where a job may write `uri`; UsageError, before anything is made, where it may not or cannot be tracked."""
+    output = output_location(uri)
+    check_tracking(output, tracking)
+    return output
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ class Tracker:
             return
         from mlflow.entities import Param
 
-        entries = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in values.items()]
+        entries = [Param(name, without_password(str(value))[:_PARAM_LENGTH]) for name, value in values.items()]
         for start in range(0, len(entries), 100):
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
@@ -115,6 +116,20 @@ def prepare_store(output: Location, tracking: TrackingSettings) -> None:
     uri = _uri(output, tracking)
     if uri != _OFF:
         _experiment(_client(uri), tracking.experiment, uri)
+
+
+def check_tracking(output: Location, tracking: TrackingSettings) -> None:
+    """Raises UsageError where nothing says to which place the run goes."""
+    _uri(output, tracking)
+
+
+def without_password(text: str) -> str:
+    """The text without the user and password that a URI in it may hold.
+
+    >>> without_password("postgresql://me:secret@host/mlflow")
+    'postgresql://***@host/mlflow'
+    """
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def code_version() -> dict[str, str]:

@@ -21,6 +21,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from nearid_ray.data import s3
 from nearid_ray.errors import UsageError
 
 _ROW_GROUP_BYTES = 64 << 20
@@ -44,17 +45,23 @@ class Location:
         return Location(posixpath.join(self.uri, *parts), self.filesystem, posixpath.join(self.path, *parts))
 
     def exists(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
+        """Whether there is a file or folder; UsageError where the bucket itself is missing or cannot be reached."""
+        with s3.in_words(self.uri):
+            found = self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
+            if not found and not self.is_local:
+                s3.check_bucket(self.filesystem, self.path)
+        return found
 
     def names(self, suffix: str = "") -> list[str]:
         """Sorted names of the files directly below that end in `suffix`; empty when there is no such folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
-        entries = self.filesystem.get_file_info(selector)
+        with s3.in_words(self.uri):
+            entries = self.filesystem.get_file_info(selector)
         names = [e.base_name for e in entries if e.type == pafs.FileType.File]
         return sorted(n for n in names if n.endswith(suffix) and not n.startswith("."))
 
     def read_bytes(self) -> bytes:
-        with self.filesystem.open_input_file(self.path) as stream:
+        with s3.in_words(self.uri), self.filesystem.open_input_file(self.path) as stream:
             return stream.read()
 
     def write_bytes(self, data: bytes | pa.Buffer) -> None:
@@ -62,8 +69,8 @@ class Location:
         if self.is_local:
             _write_local(Path(self.path), data)
         else:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(data)
+            with s3.in_words(self.uri):
+                s3.upload(self.filesystem, self.path, data)
 
     def delete(self) -> None:
         """Remove the file; nothing happens when there is none."""
@@ -82,8 +89,11 @@ def locate(uri: str | Path) -> Location:
     if "://" not in text:
         path = os.path.abspath(os.path.expanduser(text))
         return Location(path, pafs.LocalFileSystem(), path)
+    if s3.is_s3(text):
+        s3.check_uri(text)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(quote(text, safe="/:?&=@%+,~"))
+        with s3.in_words(text):
+            filesystem, path = pafs.FileSystem.from_uri(quote(text, safe="/:?&=@%+,~"))
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(
             f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix"

@@ -8,8 +8,10 @@ uncompressed, so that a memory map of the file is the array itself. `backbone.js
 Axes: N items, T tokens, D token width.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.errors import UsageError
-from nearid_ray.identifiers import content_hash
+from nearid_ray.identifiers import content_hash, stable_hash
 from schemas import TOKENS_INDEX
 
 TOKENS_FOLDER = "tokens"
@@ -71,6 +73,7 @@ class TokenCache:
 
     Attributes:
         index: one row an item over all shards (schemas.TOKENS_INDEX), in the order of shard name and row.
+        uri: where it lies; what is read may be a copy on this machine's disk.
         tokens, width: shape (T, D) of an item's tokens.
         backbone: who made the tokens: spec, revision, fingerprint, tokens, width, heads, mlp_width, layer_norm_eps.
         content: the settings that decide what the tokens are; `content_digest` is their name and stays when the cache
@@ -78,11 +81,11 @@ class TokenCache:
         fingerprint: the digest, and after a dash a name of the items with their order and errors.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, uri: str = "") -> None:
         stored, backbone = dataset.settings(), dataset.read_json(BACKBONE_FILE)
         if stored is None or backbone is None:
             raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {_AGAIN}")
-        self.uri = dataset.location.uri
+        self.uri = uri or dataset.location.uri
         self.content: dict[str, Any] = stored["content"]
         self.content_digest: str = stored["content_digest"]
         self.backbone: dict[str, Any] = backbone
@@ -113,7 +116,8 @@ class TokenCache:
             fingerprint: refuse a cache with another one: made with other settings, from other data, or grown since.
             content: the settings it must have been made with; the refusal says what differs.
             backbone: fingerprint of the backbone the tokens must come from.
-            local_dir: folder for copies of remote caches; what is there already is not copied again.
+            local_dir: folder for copies of remote caches, by default `copies_folder()`; what is there already is not
+                copied again.
 
         Raises:
             UsageError: there is no cache, it is not complete, a token file is missing or broken, or it is not the one
@@ -127,11 +131,10 @@ class TokenCache:
                 f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
                 f"{_AGAIN}"
             )
+        uri = dataset.location.uri
         if not dataset.location.is_local:
-            if local_dir is None:
-                raise UsageError(f"{dataset.location.uri} is not on a local disk; give a local folder to copy it to")
-            dataset = _local_copy(dataset, Path(local_dir))
-        cache = cls(dataset)
+            dataset = _local_copy(dataset, Path(local_dir or copies_folder()))
+        cache = cls(dataset, uri)
         if fingerprint is not None and cache.fingerprint != fingerprint:
             raise UsageError(_other_fingerprint(cache, fingerprint))
         return cache
@@ -217,22 +220,41 @@ def _check_asked(dataset: Dataset, content: Mapping[str, Any] | None, backbone: 
         )
 
 
+def copies_folder() -> Path:
+    """Where copies of remote caches are kept: `nearid-ray/tokens` in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearid-ray" / "tokens"
+
+
 def _local_copy(dataset: Dataset, folder: Path) -> Dataset:
-    """A copy on disk; files of the same size that are not older are kept."""
-    stored = dataset.settings() or {}
-    target = Dataset(locate(folder).child(stored["content_digest"]))
+    """A copy on disk that holds what the dataset holds now; files that have not changed are kept."""
     root = dataset.location
+    copy = folder / stable_hash(root.uri, dataset.digest())
     found = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True))
-    for entry in found:
-        name = entry.path.removeprefix(root.path).lstrip("/")
-        if entry.type == pafs.FileType.File and not name.startswith(("plan/", "log/")):
-            _copy(root.child(name), target.location.child(name), entry)
-    return target
+    files = {entry.path.removeprefix(root.path).lstrip("/"): entry for entry in found if entry.is_file}
+    wanted = {name: entry for name, entry in files.items() if not name.startswith(("plan/", "log/"))}
+    with _one_at_a_time(copy):
+        for name, entry in wanted.items():
+            _copy(root.child(name), copy / name, entry)
+        for path in [path for path in copy.rglob("*") if path.is_file()]:
+            if path.relative_to(copy).as_posix() not in wanted:
+                path.unlink()  # of an earlier cache at the same place
+    return Dataset(copy)
 
 
-def _copy(source: Location, target: Location, entry: pafs.FileInfo) -> None:
-    there = target.filesystem.get_file_info(target.path)
-    changed = entry.mtime or datetime.now(UTC)
-    if there.type == pafs.FileType.File and there.size == entry.size and there.mtime >= changed:
-        return
-    target.write_bytes(source.read_bytes())
+def _copy(source: Location, target: Path, entry: pafs.FileInfo) -> None:
+    """A copy carries the time of its source: equal time and size mean equal content."""
+    if target.exists():
+        there = target.stat()
+        if (there.st_size, there.st_mtime_ns) == (entry.size, entry.mtime_ns):
+            return
+    locate(target).write_bytes(source.read_bytes())
+    os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Workers of one machine share a copy; the first one makes it while the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

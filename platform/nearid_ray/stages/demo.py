@@ -8,7 +8,7 @@ from threading import Thread
 from typing import Any
 
 from nearid_ray import job, presets
-from nearid_ray.cluster import output_location, ray_session
+from nearid_ray.cluster import ray_session
 from nearid_ray.data.importers.photos import PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxSettings
 from nearid_ray.data.store import Location
@@ -22,7 +22,7 @@ from nearid_ray.stages.report import Report, run_report
 from nearid_ray.stages.synthesize import Synthesize, run_synthesize
 from nearid_ray.stages.train import HEADS_FOLDER, Train, run_train
 from nearid_ray.synthesis.synthesize import SynthesisSettings
-from nearid_ray.tracking import TrackingSettings, prepare_store
+from nearid_ray.tracking import TrackingSettings, prepare_store, without_password
 from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
 
@@ -73,7 +73,7 @@ class Demo:
 def run_demo(settings: Demo) -> job.Job:
     """Run every job, or see that it is done; then print what came out and write summary.json."""
     began = time.monotonic()
-    output = output_location(settings.folder)
+    output = job.output_of(settings.folder, settings.tracking)
     stages = _stages(settings, output)
     storing = Thread(target=prepare_store, args=(output.child("x"), settings.tracking))
     storing.start()  # creating the tracking database takes seconds; Ray starts meanwhile
@@ -178,7 +178,7 @@ def _summary(settings: Demo, done: dict[str, job.Job]) -> dict[str, Any]:
         "trained_before": trained.get("trained_before", True),
         "training": {name: value for name, value in trained.items() if name.startswith("nearid-")},
         "scorers": done["evaluate"].details["scorers"],
-        "settings": to_dict(settings),
+        "settings": to_dict(settings) | {"tracking_uri": without_password(settings.tracking.tracking_uri or "")},
     }
 
 

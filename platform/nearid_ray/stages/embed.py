@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location, ray_session
+from nearid_ray.cluster import ray_session
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.extract import plan_embedding
@@ -33,7 +33,7 @@ class Embed:
 
 def run_embed(settings: Embed) -> job.Job:
     """Plan, and make what is missing."""
-    output = Dataset(output_location(settings.output))
+    output = Dataset(job.output_of(settings.output, settings.tracking))
     inputs = {"tuples": settings.tuples, "distractors": settings.distractors}
     # A new output's precision depends on what the cluster's workers compute on.
     with nullcontext() if output.settings() else ray_session():

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation
 from nearid_ray.evaluation.scorers import named_heads, plan_evaluation
@@ -30,7 +29,7 @@ class Evaluate:
 
 def run_evaluate(settings: Evaluate) -> job.Job:
     """Embed, compare, measure."""
-    output = output_location(settings.output)
+    output = job.output_of(settings.output, settings.tracking)
     heads = named_heads(settings.heads)
     planned = plan_evaluation(settings.tokens, heads, output, settings.evaluation)
     with job.running(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import Importer, ingest, plan_ingest
@@ -48,7 +47,7 @@ SOURCES: dict[str, type[IngestToybox] | type[IngestPhotos]] = {"toybox": IngestT
 def run_ingest(settings: IngestToybox | IngestPhotos) -> job.Job:
     """List the source, plan, and make what is missing."""
     importer = settings.importer()
-    output = Dataset(output_location(settings.output))
+    output = Dataset(job.output_of(settings.output, settings.tracking))
     plan = plan_ingest(importer, output)
     todo = shards_to_make(output, plan, settings.run)
     with job.running(

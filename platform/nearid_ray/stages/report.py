@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
 from nearid_ray.reporting.load import ReportInputs, ReportSettings, load_report
 from nearid_ray.reporting.report import write_report
 from nearid_ray.settings import to_dict
@@ -24,7 +23,7 @@ class Report:
 
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
     """Read the folders and write the page."""
-    output = output_location(settings.output)
+    output = job.output_of(settings.output, settings.tracking)
     data = load_report(settings.inputs, settings.page, facts=facts, commands=commands)
     with job.running("report", output, to_dict(settings), tracking=settings.tracking, needs_ray=False) as running:
         place = write_report(data, output)

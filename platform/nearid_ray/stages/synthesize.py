@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
@@ -30,7 +29,7 @@ def run_synthesize(settings: Synthesize) -> job.Job:
     """Plan, and make what is missing."""
     tuples = Dataset.open(settings.tuples, "tuples")
     embeddings = Dataset.open(settings.embeddings, "embeddings") if settings.embeddings else None
-    output = Dataset(output_location(settings.output))
+    output = Dataset(job.output_of(settings.output, settings.tracking))
     plan = plan_distractors(tuples, output, settings.synthesis, embeddings)
     todo = shards_to_make(output, plan, settings.run)
     with job.running(

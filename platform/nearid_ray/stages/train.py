@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.csv
 
 from nearid_ray import job
-from nearid_ray.cluster import output_location
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
@@ -46,7 +45,7 @@ class Train:
 
 def run_train(settings: Train) -> job.Job:
     """Train, or read what was trained before; then write heads, history and settings."""
-    output = output_location(settings.output)
+    output = job.output_of(settings.output, settings.tracking)
     runs = settings.runs()
     cache = TokenCache.open(settings.tokens)
     content = {"tokens": cache.fingerprint, "runs": {name: to_dict(run) for name, run in runs.items()}}

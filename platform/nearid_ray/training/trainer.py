@@ -42,7 +42,7 @@ _POLL_S = "0.2"
 
 def open_token_cache(uri: str) -> Cache:
     """The token cache that `embed` wrote; one on S3 is copied to this machine's disk first."""
-    return TokenCache.open(uri, local_dir=Path.home() / ".cache" / "nearid-ray" / "tokens")
+    return TokenCache.open(uri)
 
 
 def initial_head(cache: Cache, head_uri: str | None = None) -> AttentionPoolingHead:
