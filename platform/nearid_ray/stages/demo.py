@@ -184,12 +184,14 @@ def _summary(settings: Demo, done: dict[str, job.Job]) -> dict[str, Any]:
 
 def _print_outcome(output: Location, summary: dict[str, Any], page: str) -> None:
     said = f"With {' and '.join(summary['toy'])}" if summary["toy"] else "Your photos"
-    print(f"\n{said}; held-out identities: SSR (95 % interval over identities) / PA, in percent")
+    print(f"\n{said}; held-out identities, percent: SSR (95 % interval over identities) / PA by group of engines;")
+    print("ordering = how often a distractor ranks above a random identity (object-level engines)")
     names = [name for name in HEADLINE if name in summary["scorers"]["frozen"]]
     names = names or list(summary["scorers"]["frozen"])
-    print(" " * 20 + "".join(f"{name:>30}" for name in names))
+    print(" " * 20 + "".join(f"{name:>28}" for name in names) + f"{'ordering':>12}")
     for scorer, rates in summary["scorers"].items():
-        print(f"  {scorer:<18}" + "".join(f"{_cell(rates[name]):>30}" for name in names))
+        cells = "".join(f"{_cell(rates[name]):>28}" for name in names)
+        print(f"  {scorer:<18}{cells}{_percent(rates[names[0]]['ordering']):>12}")
     if not summary["rows_made"] and summary["trained_before"]:
         print(f"\nNothing was made twice: all {summary['rows_done_before']} rows and the heads were there already.")
     print(f"\nreport   {page}\nnumbers  {output.child('summary.json').uri}\ntime     {summary['seconds']} s")

@@ -56,7 +56,7 @@ def run_evaluate(settings: Evaluate) -> job.Job:
 
 
 def scorer_summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """scorer -> engine or group -> SSR and PA with intervals (shares of 1), on whole pictures."""
+    """scorer -> engine or group -> SSR, PA (with intervals) and ordering rate, shares of 1, on whole pictures."""
     result: dict[str, dict[str, dict[str, float | int | None]]] = {}
     for row in evaluation.rows:
         if row.condition == "full":
@@ -67,6 +67,7 @@ def scorer_summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, floa
                 "pa": _rounded(row.pa),
                 "pa_low": _rounded(row.pa_low),
                 "pa_high": _rounded(row.pa_high),
+                "ordering": _rounded(row.ordering),
             }
     return result
 
