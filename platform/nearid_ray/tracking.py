@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 
 _OFF = "off"
+_ANSWER_S = 10.0
+"""How long a tracking server may take to answer."""
 _PARAM_LENGTH = 6000
 """MLflow's limit on the length of a parameter's value."""
 
@@ -160,7 +164,22 @@ def _client(uri: str) -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    elif uri.startswith(("http://", "https://")):
+        _check_answers(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _check_answers(uri: str) -> None:
+    """Say at once that a server is not there; MLflow's client would try again for minutes."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_S)
+    except urllib.error.HTTPError:
+        pass  # it answers; whether it lets this client in is its business
+    except OSError as error:
+        raise UsageError(
+            f"the MLflow server {uri} does not answer ({error}); start it, correct --tracking-uri, or give "
+            "--tracking-uri off"
+        ) from error
 
 
 def _experiment(client: Any, name: str, uri: str) -> str:
