@@ -17,7 +17,8 @@ from nearid_ray.synthesis.engine import Engine
 _VIEW = "views.list.element."
 _PLAN_COLUMNS = [
     "identity_id", "category", "description", "split", "source",
-    f"{_VIEW}view_id", f"{_VIEW}error", f"{_VIEW}mask_area", f"{_VIEW}size_px",
+    f"{_VIEW}view_id", f"{_VIEW}error", f"{_VIEW}mask_area", f"{_VIEW}mask_touches_border",
+    f"{_VIEW}size_px",
 ]  # fmt: skip
 
 WORK_SCHEMA = pa.schema(
@@ -49,7 +50,9 @@ class ViewPlace:
     split: str
     source: str
     size_px: int
-    has_mask: bool
+    mask_area: float | None
+    """Share of the view that its mask covers; None where there is no mask."""
+    mask_touches_border: bool
     error: str
     shard: str
     row: int
@@ -72,7 +75,8 @@ def list_views(tuples: Dataset) -> Iterator[ViewPlace]:
                     split=identity["split"],
                     source=identity["source"],
                     size_px=view["size_px"],
-                    has_mask=view["mask_area"] is not None,
+                    mask_area=view["mask_area"],
+                    mask_touches_border=bool(view["mask_touches_border"]),
                     error=view["error"],
                     shard=shard,
                     row=row,
@@ -154,7 +158,7 @@ def _usable(views: Sequence[ViewPlace]) -> tuple[list[ViewPlace], list[dict[str,
         record = {"record_id": f"{view.identity_id}/{view.view_index}", "identity_id": view.identity_id}
         if view.error:
             rejected.append(record | {"reason": "view-error", "detail": view.error})
-        elif not view.has_mask:
+        elif view.mask_area is None:
             rejected.append(record | {"reason": "no-mask", "detail": "the view has no mask to paint into"})
         elif (view.identity_id, view.view_id) in seen:
             rejected.append(record | {"reason": "same-view-twice", "detail": "an earlier view has the same pixels"})
@@ -196,4 +200,19 @@ class _Donors:
             candidates = self._members[view.category, view.split]
             self._chosen[view.identity_id] = choose_donor(view.identity_id, view.category, candidates, self._embeddings)
         donor = self._chosen[view.identity_id]
-        return None if donor is None else self._views[donor][view.view_index % len(self._views[donor])]
+        if donor is None:
+            return None
+        views = plausible_donor_views(self._views[donor])
+        return views[view.view_index % len(views)]
+
+
+def plausible_donor_views(views: Sequence[ViewPlace]) -> list[ViewPlace]:
+    """The views of one identity whose masks hold its whole object, as far as can be told without looking.
+
+    Masks found automatically are sometimes a part of the object, or more than it. Kept are those within a factor of two
+    of the identity's median area, of these the ones that do not reach the border; all, where that leaves none.
+    """
+    median = float(np.median([view.mask_area or 0.0 for view in views]))
+    usual = [view for view in views if median / 2 <= (view.mask_area or 0.0) <= 2 * median]
+    whole = [view for view in usual if not view.mask_touches_border]
+    return whole or usual or list(views)
