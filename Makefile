@@ -7,13 +7,16 @@ OUT ?= runs/demo
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The tests' S3 server has an environment of its own. Where it cannot be made its tests are skipped, and say so.
+S3 := $(VENV)/s3
+export NEARID_S3_SERVER_PYTHON ?= $(abspath $(S3))/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check bench env clean
+.PHONY: demo test check bench env s3 clean
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output $(OUT) $(ARGS)
 
-test: check
+test: check s3
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
@@ -33,6 +36,14 @@ $(READY): pyproject.toml constraints.txt
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $(READY)
+
+s3: $(S3)/.ready
+
+$(S3)/.ready: constraints-s3.txt
+	@rm -rf $(S3)
+	@{ $(PYTHON) -m venv $(S3) && $(S3)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: -r constraints-s3.txt && touch $@; } \
+		|| echo "the S3 server could not be installed: the tests on S3 will be skipped"
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

@@ -182,17 +182,18 @@ def test_a_remote_cache_is_copied_once_and_read_from_disk(
     # A file system that only says of itself that it is not local.
     monkeypatch.setattr("nearid_ray.data.store.Location.is_local", property(lambda p: not p.uri.startswith("file://")))
     uri = f"file://{dataset.location.path}"
-    with pytest.raises(UsageError, match="give a local folder to copy it to"):
-        TokenCache.open(uri)
     cache = TokenCache.open(uri, local_dir=tmp_path / "local")
-    assert cache.uri.startswith(str(tmp_path / "local"))
+    assert cache.uri == uri
     out = cache.gather(np.array([2, 6]), np.empty((2, TOKENS, WIDTH), np.float16))
     assert np.array_equal(out, tokens_NTD[[2, 6]])
     copies = sorted((tmp_path / "local").rglob("*.arrow"))
-    before = [path.stat().st_mtime_ns for path in copies]
+    before = [path.stat().st_ino for path in copies]
     TokenCache.open(uri, local_dir=tmp_path / "local")
     assert len(copies) == 3
-    assert [path.stat().st_mtime_ns for path in copies] == before
+    assert [path.stat().st_ino for path in copies] == before
     table = pq.read_table(dataset.shard("000-000000").path)
     dataset.shard("000-000000").write_bytes(parquet_bytes(table.slice(0, 3)))
     assert len(TokenCache.open(uri, local_dir=tmp_path / "local")) == 7
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert len(TokenCache.open(uri)) == 7
+    assert len(list((tmp_path / "home").rglob("*.arrow"))) == 3

@@ -23,7 +23,7 @@ FILTERS = {
     "healthcheck": {},
     "listing_formats": {},
     "bulk": {},
-    "s3api": {"location": "us-east-1", "s3_acl": "false", "dns_compliant_bucket_names": "true"},
+    "s3api": {"location": "us-east-1", "max_bucket_listing": 10},  # small pages, so that listings have several
     "tempauth": {"user_test_tester": "testing .admin"},
     "copy": {},
     "slo": {},

@@ -48,7 +48,7 @@ class Location:
         """Whether there is a file or folder; UsageError where the bucket itself is missing or cannot be reached."""
         with s3.in_words(self.uri):
             found = self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
-            if not found and not self.is_local:
+            if not found and s3.is_s3(self.uri):
                 s3.check_bucket(self.filesystem, self.path)
         return found
 

@@ -1,0 +1,142 @@
+"""A real S3 server for the tests here, and jobs that use it in a Ray session of their own."""
+
+import json
+import os
+import pwd
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from tests.e2e.conftest import run_job  # noqa: F401  (a fixture)
+
+SERVER_PYTHON = "NEARID_S3_SERVER_PYTHON"
+HERE = Path(__file__).parent
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running S3 server."""
+
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """OpenStack Swift with its S3 interface; it ends with the tests."""
+    python = os.environ.get(SERVER_PYTHON, "")
+    folder = tmp_path_factory.mktemp("swift")
+    if reason := _cannot_run(python, folder):
+        pytest.skip(reason)
+    port = _free_ports(4)
+    log = folder / "server.log"
+    with log.open("w") as said:
+        command = [python, str(HERE / "swift_server.py"), str(folder), str(port)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said)
+    assert process.stdin is not None
+    try:
+        for number in range(4):
+            _await(port + number, process, log)
+        yield Server(port)
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def bucket(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of a bucket, with the environment that leads to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test:tester")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        pafs.S3FileSystem(endpoint_override=server.endpoint, allow_bucket_creation=True).create_dir("nearid")
+        yield "s3://nearid"
+
+
+Jobs = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def jobs(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """`jobs("ingest", "toybox", ...)` runs a job that must succeed, and returns what it printed.
+
+    All run in one process whose Ray session was started with the bucket's environment, which the workers need.
+    """
+    log = tmp_path_factory.mktemp("jobs") / "log.txt"
+    command = [sys.executable, str(HERE / "job_runner.py"), str(log)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(name: str, *argv: object) -> str:
+        print(json.dumps([name, *map(str, argv)]), file=process.stdin, flush=True)
+        code = process.stdout.readline().strip()
+        said = log.read_text()
+        assert code == "0", said
+        return said
+
+    try:
+        yield run
+    finally:
+        process.stdin.close()
+        process.wait(60)
+
+
+def _cannot_run(python: str, folder: Path) -> str:
+    if not python:
+        return (
+            f"no S3 server: `make s3` installs one (OpenStack Swift); then set {SERVER_PYTHON}=.venv/s3/bin/python; "
+            "`make test` does both"
+        )
+    command = [python, "-c", "import swift.common.wsgi"]
+    if not shutil.which(python) or subprocess.run(command, capture_output=True).returncode:
+        return f"no S3 server: {SERVER_PYTHON} is {python}, which does not import OpenStack Swift"
+    try:
+        os.setxattr(folder, "user.test", b"")
+        pwd.getpwuid(os.getuid())
+    except (AttributeError, OSError, KeyError) as error:
+        return f"no S3 server: Swift needs extended attributes of files in {folder}, and a user with a name ({error!r})"
+    return ""
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    while True:
+        first = random.SystemRandom().randrange(20000, 30000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as trial:
+                    trial.bind((HOST, port))
+            return first
+        except OSError:
+            continue
+
+
+def _await(port: int, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"the S3 server did not start:\n{log.read_text()}")

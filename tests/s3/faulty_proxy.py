@@ -1,0 +1,68 @@
+"""Stands between a client and an S3 server, and does something at chosen requests."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+At = Callable[[str, str], bool]
+
+
+@contextmanager
+def faulty_proxy(server_port: int, refuse: At) -> Iterator[str]:
+    """Endpoint of a proxy that answers 403 where `refuse(method, path)` says so, and passes on everything else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_request(self) -> None:
+            body = self._body()
+            if refuse(self.command, self.path):
+                self._answer(403, [], b"")
+                return
+            onward = http.client.HTTPConnection("127.0.0.1", server_port)
+            onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():  # Host as it was, which the signature covers
+                if name.lower() != "expect":
+                    onward.putheader(name, value)
+            onward.endheaders(body)
+            reply = onward.getresponse()
+            self._answer(reply.status, reply.getheaders(), reply.read())
+            onward.close()
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_request
+
+        def _body(self) -> bytes:
+            """As it came: with the chunks' lengths where it is chunked."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = []
+            while length := int((line := self.rfile.readline()).partition(b";")[0], 16):
+                parts += [line, self.rfile.read(length + 2)]
+            parts.append(line)
+            while parts[-1] != b"\r\n":  # what follows the chunks
+                parts.append(self.rfile.readline())
+            return b"".join(parts)
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
+                    self.send_header(name, value)
+            length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else len(body)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{proxy.server_port}"
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
