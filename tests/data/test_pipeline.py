@@ -106,7 +106,7 @@ def test_the_three_steps_apart_give_the_same_bytes(tmp_path, undisturbed):
     code = f"""
 import ray, sys
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 import test_pipeline as t
 output = t.Dataset({str(tmp_path)!r})
 task = t.Squares({str(tmp_path)!r}, uses_model=True)

@@ -36,8 +36,9 @@ def submit(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProce
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("platform", "schemas", "jobs"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    port, dashboard = _free_port(), _free_port()
-    command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command.append(f"--dashboard-agent-listen-port={agent}")  # its default is taken where another Ray runs
     log = (tmp_path_factory.mktemp("ray") / "head.log").open("w")
     head = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, cwd="/")
     address = f"http://127.0.0.1:{dashboard}"
@@ -46,14 +47,20 @@ def submit(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProce
 
         def run(*argv: object) -> subprocess.CompletedProcess[str]:
             submitted = [RAY, "job", "submit", "--address", address, "--working-dir", str(checkout), "--", "python"]
-            return subprocess.run(
-                [*submitted, *map(str, argv)],
-                env=_environment(),
-                cwd=checkout,
-                capture_output=True,
-                text=True,
-                timeout=240,
-            )
+            deadline = time.monotonic() + 120
+            while True:
+                ended = subprocess.run(
+                    [*submitted, *map(str, argv)],
+                    env=_environment(),
+                    cwd=checkout,
+                    capture_output=True,
+                    text=True,
+                    timeout=240,
+                )
+                # The dashboard answers before the node's agent, which starts jobs, has come up.
+                if "No available agent" not in ended.stdout + ended.stderr or time.monotonic() > deadline:
+                    return ended
+                time.sleep(1)
 
         yield run
     finally:
