@@ -34,3 +34,14 @@ def test_the_cluster_launchers_file_is_valid():
     broken = config | {"available_node_types": {}}
     with pytest.raises(Exception, match="head"):
         validate_config(prepare_config(broken))
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once(monkeypatch):
+    import ray
+
+    from nearid_ray.cluster import ray_session
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UsageError, match="where no Ray cluster answers"), ray_session():
+        pass

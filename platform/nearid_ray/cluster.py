@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
+import socket
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +20,10 @@ from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
+_GRACE_S = 20.0
+"""How long a job may take to end in order after SIGTERM."""
+_ANSWER_S = 10.0
+"""How long a cluster may take to answer."""
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entry point of a submitted job, and for nothing else."""
 
@@ -39,16 +47,56 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         modules = [str(_SOURCE_ROOT / "nearid_ray"), str(_schemas_root() / "schemas")]
+        _check_address(os.environ["RAY_ADDRESS"])
         ray.init(runtime_env={"py_modules": modules}, **quiet)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         _put_on_python_path(_SOURCE_ROOT, _schemas_root())
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    handler = signal.getsignal(signal.SIGTERM)
+    if in_main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # Ray's own handler can be swallowed, and the job then hangs
     try:
         yield
     finally:
         ray.shutdown()
+        if in_main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the job ends as after Ctrl-C, with its own exit code."""
+
+
+def in_main_thread() -> bool:
+    """Whether this thread may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(*_: object) -> None:
+    """End the job in order; where that fails or takes too long, end the process: every file is whole at any time."""
+
+    def end() -> None:
+        time.sleep(_GRACE_S)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=end, daemon=True).start()
+    raise Terminated
+
+
+def _check_address(address: str) -> None:
+    """Say at once that no cluster answers at RAY_ADDRESS; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # auto, local: Ray finds it, or says so itself
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); correct it, or unset it to work on "
+            "this machine alone"
+        ) from error
 
 
 def resources() -> tuple[float, float]:
@@ -69,6 +117,8 @@ def output_location(uri: str) -> Location:
             "Give an absolute path or s3://bucket/prefix."
         )
     place = locate(uri)
+    if place.is_local and os.path.isfile(place.path):
+        raise UsageError(f"{uri} is a file; give a folder to write to")
     if not place.is_local:
         place.exists()
     return place

@@ -1,5 +1,6 @@
 """What every job does the same: exit codes, the summary table, summary.json, the MLflow run, the Ray session."""
 
+import re
 import sys
 import time
 import traceback
@@ -8,16 +9,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from nearid_ray.cluster import output_location, ray_session
+from nearid_ray.cluster import Terminated, output_location, ray_session
 from nearid_ray.data.pipeline import RunSummary
+from nearid_ray.data.plan import forget_plan
 from nearid_ray.data.rejects import rejected_counts
-from nearid_ray.data.store import Dataset, Location
+from nearid_ray.data.store import NO_SPACE, Dataset, Location
 from nearid_ray.errors import UsageError
 from nearid_ray.settings import dump_json
 from nearid_ray.tracking import Tracker, TrackingSettings, check_tracking, tracked
 
-OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; ran but failed (a crash, too many rows with errors); wrong settings or input; Ctrl-C."""
+OK, FAILED, MISUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes: done; ran but failed (a crash, too many rows with errors); wrong settings or input; Ctrl-C; SIGTERM."""
 
 
 def main(job: Callable[[Sequence[str]], int]) -> None:
@@ -27,12 +29,18 @@ def main(job: Callable[[Sequence[str]], int]) -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         code = MISUSED
+    except Terminated:
+        print("terminated; run the same command again to go on", file=sys.stderr)
+        code = TERMINATED
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
         code = FAILED
+        if full := re.search(f"{NO_SPACE}.*", str(error)):
+            print(f"error: {full.group()}", file=sys.stderr)  # it comes wrapped in what Ray says of its workers
+        else:
+            traceback.print_exc()
     sys.exit(code)
 
 
@@ -70,11 +78,15 @@ def running(
     """
     began = time.monotonic()
     session = ray_session() if needs_ray else nullcontext()
-    with session, tracked(name, output, tracking, settings, inputs or {}) as tracker:
-        job = Job(tracker)
-        yield job
-        job.summary["seconds"] = round(time.monotonic() - began, 1)
-        finish(name, output, job)
+    try:
+        with session, tracked(name, output, tracking, settings, inputs or {}) as tracker:
+            job = Job(tracker)
+            yield job
+            job.summary["seconds"] = round(time.monotonic() - began, 1)
+            finish(name, output, job)
+    except UsageError:
+        forget_plan(Dataset(output))
+        raise
 
 
 def finish(name: str, output: Location, job: Job) -> None:

@@ -18,6 +18,7 @@ from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 
 _OFF = "off"
+_SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql", "databricks")
 _ANSWER_S = 10.0
 """How long a tracking server may take to answer."""
 _PARAM_LENGTH = 6000
@@ -148,6 +149,11 @@ def code_version() -> dict[str, str]:
 
 def _uri(output: Location, tracking: TrackingSettings) -> str:
     if tracking.tracking_uri:
+        if tracking.tracking_uri != _OFF and not tracking.tracking_uri.startswith(_SCHEMES):
+            raise UsageError(
+                f"tracking_uri is {without_password(tracking.tracking_uri)!r}; expected http://SERVER:5000, "
+                "sqlite:////absolute/path/mlflow.db, another database MLflow knows, or off"
+            )
         return tracking.tracking_uri
     if not output.is_local:
         raise UsageError(

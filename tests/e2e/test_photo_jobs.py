@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -61,6 +62,7 @@ def test_a_bad_photo_or_mask_is_a_row_with_an_error_and_is_counted(run_job, phot
     rows = {row["identity_id"]: row for row in Dataset(tmp_path / "tuples").read().to_pylist()}
     said = {name: row["views"][0]["error"] for name, row in rows.items()}
     assert "0.png" in rows["photos:mug a"]["error"]
+    assert any(example.startswith("photos:mug ") for example in summary_of(tmp_path / "tuples")["error_examples"])
     assert "empty" in said["photos:mug b"] or "nothing" in said["photos:mug b"]
     assert "10" in said["photos:mug c"] and "96" in said["photos:mug c"]
     assert all(row["views"][1]["error"] == "" for row in rows.values())
@@ -72,11 +74,23 @@ def test_a_bad_photo_or_mask_is_a_row_with_an_error_and_is_counted(run_job, phot
 
 def test_broken_photos_are_read_again_once_mended(run_job, photos, tmp_path):
     whole = (photos / "mug a" / "0.png").read_bytes()
-    (photos / "mug a" / "0.png").write_bytes(bytes(len(whole)))
+    (photos / "mug a" / "0.png").write_bytes(b"broken")
     assert _ingest(run_job, photos, tmp_path / "tuples").code == 1
     (photos / "mug a" / "0.png").write_bytes(whole)
     assert _ingest(run_job, photos, tmp_path / "tuples", "--retry-errors").code == 0
     assert summary_of(tmp_path / "tuples")["rows_with_error"] == 0
+
+
+def test_datasets_of_one_name_are_not_taken_for_each_other(run_job, photos, tmp_path):
+    _ingest(run_job, photos, tmp_path / "a" / "tuples")
+    sizes = ("--train-identities", 0, "--val-identities", 0, "--test-identities", 3)
+    run_job("ingest", "toybox", "--output", tmp_path / "b" / "tuples", *sizes)
+    cache = str(tmp_path / "cache")
+    sources = [
+        datasets.load_dataset(str(tmp_path / name / "tuples"), split="train", cache_dir=cache)[0]["source"]
+        for name in ("a", "b")
+    ]
+    assert sources == ["photos", "toybox"]
 
 
 def _missing(root: Path) -> None:

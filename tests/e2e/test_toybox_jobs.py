@@ -146,6 +146,12 @@ MISTAKES = [
     ),
     ("evaluate", ("--tokens", "{demo}/tokens", "--output", "{out}", "--split", "holdout"), "split is 'holdout'"),
     ("report", ("--evaluation", "{demo}/tuples", "--output", "{out}"), "metrics.json"),
+    ("synthesize", ("--tuples", "{demo}/tuples", "--output", "{out}", "--workers", "99"), "the cluster has 4 CPU"),
+    ("ingest", ("toybox", "--output", "gs://bucket/tuples"), "gs:// is not supported"),
+    ("ingest", ("toybox", "--output", "{yaml}"), "settings.yaml is a file; give a folder"),
+    ("ingest", ("toybox", "--output", "{yaml}/out"), "this folder cannot be made"),
+    ("ingest", ("toybox", "--output", "{out}", "--tracking-uri", "foo"), "tracking_uri is 'foo'"),
+    ("train", (*NEW_TRAINING, "--alphas", "0.5", "0.5", "--preset", "toybox"), "alphas holds a value twice: 0.5"),
     ("demo", ("--output", "{out}", "--alphas"), "alphas"),
     ("demo", ("--output", "{out}", "--categories", "x.csv"), "give --photos"),
 ]
@@ -160,7 +166,7 @@ def test_a_mistake_is_one_clear_message_and_leaves_nothing(demo, run_job, tmp_pa
     assert ended.code == 2
     assert said in " ".join(ended.err.replace("│", " ").split())
     assert "Traceback" not in ended.err
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "out").exists()
     assert sorted(demo.rglob("*")) == before
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pyarrow.fs as pafs
 import yaml
 
 from nearid_ray.data.store import Dataset
+from nearid_ray.identifiers import stable_hash
 from schemas import TABLES
 
 
@@ -18,7 +20,7 @@ def write_card(dataset: Dataset, *, title: str, about: str, licence: str, facts:
     header = {
         "pretty_name": title,
         "license": licence,
-        "configs": [{"config_name": "default", "data_files": "data/*.parquet"}],
+        "configs": [{"config_name": _config_name(dataset, table.name), "data_files": "data/*.parquet"}],
         "tags": ["nearid", stored["table"]],
     }
     lines = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {title}", "", about, ""]
@@ -29,6 +31,13 @@ def write_card(dataset: Dataset, *, title: str, about: str, licence: str, facts:
     lines += ["", "## Settings that decide the content", "", "```yaml", _settings_yaml(stored), "```", ""]
     lines += ["Read it with `datasets.load_dataset(FOLDER)`; `plan/` holds the work lists, `log/` the times.", ""]
     dataset.location.child("README.md").write_bytes("\n".join(lines).encode())
+
+
+def _config_name(dataset: Dataset, table: str) -> str:
+    """A name that changes with the data: `datasets` caches what it read under the folder's name and this one."""
+    selector = pafs.FileSelector(dataset.location.child("data").path, allow_not_found=True)
+    files = dataset.location.filesystem.get_file_info(selector)
+    return f"{table}-{stable_hash(dataset.digest(), *sorted(f'{f.base_name}:{f.size}' for f in files))}"
 
 
 def _cell(value: Any) -> str:

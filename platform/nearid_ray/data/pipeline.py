@@ -22,6 +22,7 @@ from nearid_ray import cluster
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
 from nearid_ray.errors import UsageError
+from schemas import TABLES
 
 _SILENCE_S = 60.0
 """After so long without a finished shard the driver says what it waits for."""
@@ -275,8 +276,10 @@ def _shards_with_errors(output: Dataset) -> Iterator[str]:
 
 
 def _error_examples(output: Dataset, most: int = 3) -> tuple[str, ...]:
-    errors = output.read(columns=["error"], where=pc.field("error") != "")["error"]
-    return tuple(errors.unique().to_pylist()[:most])
+    table = TABLES.get((output.settings() or {}).get("table", ""))
+    key = list(table.key[:1]) if table else []
+    rows = output.read(columns=[*key, "error"], where=pc.field("error") != "").slice(0, most).to_pylist()
+    return tuple(": ".join(row.values()) for row in rows)
 
 
 def _write_log(place: Location, records: list[dict[str, Any]]) -> None:

@@ -89,6 +89,21 @@ def make_plan(
     return Plan(rows, tuple(name for name in sorted(rows["shard"].unique().to_pylist()) if name not in done))
 
 
+def forget_plan(output: Dataset) -> None:
+    """Take back a plan of which nothing has been made yet, so that a refused run leaves no trace."""
+    place = output.location
+    if output.settings() is None or output.shards() or place.child("summary.json").exists():
+        return
+    for folder, names in (
+        ("plan", None),
+        ("", ("settings.json", "rejected.parquet", "backbone.json", "head.safetensors")),
+    ):
+        inside = place.child(folder) if folder else place
+        for name in inside.names() if names is None else names:
+            inside.child(name).delete()
+    place.remove_empty("plan")
+
+
 def _check_content(output: Dataset, table: str, content: dict[str, Any]) -> None:
     stored = output.settings()
     where = output.location.uri

@@ -4,6 +4,7 @@ A dataset is a folder: `data/*.parquet` (one file a shard), `plan/*.parquet` (th
 `README.md` (card), `summary.json`, and what else a stage needs (`tokens/`). Every file appears whole or not at all.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -23,6 +24,9 @@ import pyarrow.parquet as pq
 
 from nearid_ray.data import s3
 from nearid_ray.errors import UsageError
+
+NO_SPACE = "no space left to write"
+"""How the message of a full disk begins."""
 
 _ROW_GROUP_BYTES = 64 << 20
 """Row groups stay far below the 1 GB at which dataset viewers give up, and small enough to read one at a time."""
@@ -72,6 +76,13 @@ class Location:
             with s3.in_words(self.uri):
                 s3.upload(self.filesystem, self.path, data)
 
+    def remove_empty(self, *children: str) -> None:
+        """On disk: remove the named folders and then this one, as far as they are empty. S3 has no folders."""
+        if self.is_local:
+            for folder in (*(self.child(name).path for name in children), self.path):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
     def delete(self) -> None:
         """Remove the file; nothing happens when there is none."""
         if self.exists():
@@ -89,6 +100,9 @@ def locate(uri: str | Path) -> Location:
     if "://" not in text:
         path = os.path.abspath(os.path.expanduser(text))
         return Location(path, pafs.LocalFileSystem(), path)
+    scheme = text.partition("://")[0].lower()
+    if scheme not in ("file", "s3"):
+        raise UsageError(f"{text}: {scheme}:// is not supported; expected a local path or s3://bucket/prefix")
     if s3.is_s3(text):
         s3.check_uri(text)
     try:
@@ -102,7 +116,14 @@ def locate(uri: str | Path) -> Location:
 
 
 def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"{NO_SPACE} {path}; free some and run the same command again") from error
+        raise UsageError(
+            f"{path.parent}: this folder cannot be made ({error.strerror}); give an output that can be written"
+        ) from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -113,9 +134,9 @@ def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"no space left to write {path}; free some and run the same command again"
-            ) from error
+            raise OSError(errno.ENOSPC, f"{NO_SPACE} {path}; free some and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UsageError(f"{path} cannot be written ({error.strerror}); give another output") from error
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -54,4 +54,6 @@ def run_ingest(settings: IngestToybox | IngestPhotos) -> job.Job:
         "ingest", output.location, to_dict(settings), tracking=settings.tracking, needs_ray=bool(todo)
     ) as running:
         job.report_run(running, output, ingest(importer, output, plan, settings.run))
+        if isinstance(importer, PhotosImporter) and importer.without_category:
+            running.summary["identities_without_category"] = importer.without_category
     return running

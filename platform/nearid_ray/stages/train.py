@@ -40,6 +40,8 @@ class Train:
     def runs(self) -> dict[str, TrainSettings]:
         """Settings of each head by its name."""
         alphas = self.alphas or (self.training.alpha,)
+        if len(set(alphas)) != len(alphas):
+            raise UsageError(f"alphas holds a value twice: {', '.join(f'{alpha:g}' for alpha in alphas)}")
         return {f"nearid-alpha-{alpha:g}": replace(self.training, alpha=alpha) for alpha in alphas}
 
 
@@ -78,7 +80,10 @@ def head_folder(output: Location, name: str, which: str = BEST) -> Location:
 def _train(
     settings: Train, output: Location, cache: TokenCache, runs: dict[str, TrainSettings], content: dict[str, Any]
 ) -> None:
-    trained = train_many(runs, cache_uri=cache.uri, storage=output, name="checkpoints", where=settings.where)
+    try:
+        trained = train_many(runs, cache_uri=cache.uri, storage=output, name="checkpoints", where=settings.where)
+    except SystemExit as ended:  # Ray Train's answer to Ctrl-C
+        raise KeyboardInterrupt from ended
     for name, result in trained.items():
         save_trained(output.child(HEADS_FOLDER, name), result, cache.backbone)
     stored = {"table": "heads", "content_digest": settings_digest(content), "content": content}

@@ -27,6 +27,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _NAMES_SHOWN = 10
 
 # The class has a method `list`, which hides the built-in type in its own annotations.
+_CATEGORY_TITLES = ("category", "class", "kind", "type")
 Records = list[dict[str, Any]]
 Rejected = list[dict[str, str]]
 Tree = dict[PurePosixPath, list[str]]
@@ -107,7 +108,8 @@ class PhotosImporter:
         splits: dict[str, Any] = {"split": s.split}
         if s.split == "random":
             splits |= {"val_share": s.val_share, "test_share": s.test_share, "split_seed": s.split_seed}
-        return {"mask_method": s.mask_method, "size_px": s.size_px, **splits}
+        root = str(Path(s.root).resolve())
+        return {"root": root, "mask_method": s.mask_method, "size_px": s.size_px, **splits}
 
     def bytes_per_identity(self) -> int:
         return 6 * 3 * self.settings.size_px**2
@@ -115,11 +117,11 @@ class PhotosImporter:
     def list(self) -> tuple[Records, Rejected]:
         """(records, rejected) from file names alone, sorted; no photo is opened.
 
-        A record has `identity_id`, `category`, `split`, `file_bytes` (by which other photos are noticed), `files` and,
-        in the same order, `masks` ("" for none), both relative to the root. Rejected are folders without photos, masks
-        without a photo and, with drop_small, identities with too few photos. Raises UsageError for a missing or empty
-        folder, no photos at all, too few photos of an identity, names that cannot be told apart, links that leave the
-        folder, and a wrong table of categories.
+        A record has `identity_id`, `category`, `split`, `files` and, in the same order, `masks` ("" for none), both
+        relative to the root. Rejected are folders without photos, masks without a photo and, with drop_small,
+        identities with too few photos. Raises UsageError for a missing or empty folder, no photos at all, too few
+        photos of an identity, names that cannot be told apart, links that leave the folder, and a wrong table of
+        categories.
         """
         root = self._root()
         tree = dict(walk(root))
@@ -191,7 +193,6 @@ class PhotosImporter:
             "split": self._split(identity_id),
             "files": [str(folder / photo) for photo in photos],
             "masks": [masks.get(_stem(photo), "") for photo in photos],
-            "file_bytes": sum((Path(self.settings.root) / folder / photo).stat().st_size for photo in photos),
         }
 
     def _reject(self, name: str, reason: str, detail: str, record_id: str = "") -> dict[str, str]:
@@ -204,7 +205,7 @@ class PhotosImporter:
         if small and (not self.settings.drop_small or not records):
             raise UsageError(
                 f"{len(small)} identity(ies) have fewer than {least} photos: {_shown(names)}; add photos, leave them "
-                "out with drop_small=true, or set min_views=1"
+                "out with --drop-small, or set --min-views 1"
             )
         for name, record in zip(names, small, strict=True):
             detail = f"{len(record['files'])} photo(s), expected at least {least}"
@@ -295,6 +296,8 @@ def read_bytes(root: str, file: str) -> bytes:
 def read_categories(table: Path, names: set[str]) -> dict[str, str]:
     """identity -> category from a CSV file whose first row is a header unless it names one of `names`.
 
+    The category is the column that the header calls category, class, kind or type, else the second one.
+
     Raises UsageError for rows with fewer than two columns, identities that `names` does not hold, and an identity with
     two categories.
     """
@@ -302,21 +305,27 @@ def read_categories(table: Path, names: set[str]) -> dict[str, str]:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table} cannot be read as CSV in UTF-8: {error}") from error
+        raise UsageError(f"{table} cannot be read as CSV in UTF-8 ({error}); save it as UTF-8") from error
+    column = 1
     if rows and _normal(rows[0][1][0]) not in names:
-        rows = rows[1:]
-    short = [str(number) for number, row in rows if len(row) < 2]
+        header = [title.strip().lower() for title in rows.pop(0)[1]]
+        column = next((place for place, title in enumerate(header) if place and title in _CATEGORY_TITLES), 1)
+    short = [str(number) for number, row in rows if len(row) <= column]
     if short:
-        raise UsageError(f"{table}: line(s) {_shown(short)} have one column; expected identity,category")
+        raise UsageError(
+            f"{table}: line(s) {_shown(short)} have too few columns; expected identity,category with a comma between"
+        )
     categories: dict[str, str] = {}
     double: list[str] = []
     for _, row in rows:
-        name, category = _normal(row[0]), row[1].strip()
+        name, category = _normal(row[0]), row[column].strip()
         if categories.setdefault(name, category) != category:
             double.append(f"{name} ({categories[name]}, {category})")
     if double:
         raise UsageError(f"{table}: two categories for one identity: {_shown(double)}; keep one")
     unknown = sorted(set(categories) - names)
+    if not categories:
+        raise UsageError(f"{table} gives no identity a category; expected lines like mug-03,mug")
     if unknown:
         raise UsageError(f"{table} names {len(unknown)} identity(ies) without a folder: {_shown(unknown)}")
     return categories
