@@ -68,6 +68,9 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the job ends as after Ctrl-C, with its own exit code."""
 
+    received = False
+    """Whether the signal came; some libraries end with another exception than the one raised for it."""
+
 
 def in_main_thread() -> bool:
     """Whether this thread may set signal handlers."""
@@ -82,6 +85,7 @@ def _terminate(*_: object) -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()
+    Terminated.received = True
     raise Terminated
 
 

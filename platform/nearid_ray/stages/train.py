@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from nearid_ray import job
+from nearid_ray.cluster import Terminated
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
@@ -82,8 +83,8 @@ def _train(
 ) -> None:
     try:
         trained = train_many(runs, cache_uri=cache.uri, storage=output, name="checkpoints", where=settings.where)
-    except SystemExit as ended:  # Ray Train's answer to Ctrl-C
-        raise KeyboardInterrupt from ended
+    except SystemExit as ended:  # Ray Train's answer to Ctrl-C and SIGTERM
+        raise (Terminated if Terminated.received else KeyboardInterrupt) from ended
     for name, result in trained.items():
         save_trained(output.child(HEADS_FOLDER, name), result, cache.backbone)
     stored = {"table": "heads", "content_digest": settings_digest(content), "content": content}
