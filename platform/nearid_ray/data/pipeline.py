@@ -278,8 +278,8 @@ def _shards_with_errors(output: Dataset) -> Iterator[str]:
 def _error_examples(output: Dataset, most: int = 3) -> tuple[str, ...]:
     table = TABLES.get((output.settings() or {}).get("table", ""))
     key = list(table.key[:1]) if table else []
-    rows = output.read(columns=[*key, "error"], where=pc.field("error") != "").slice(0, most).to_pylist()
-    return tuple(": ".join(row.values()) for row in rows)
+    rows = output.read(columns=[*key, "error"], where=pc.field("error") != "").to_pylist()
+    return tuple(dict.fromkeys(": ".join(row.values()) for row in rows))[:most]
 
 
 def _write_log(place: Location, records: list[dict[str, Any]]) -> None:
