@@ -39,10 +39,10 @@ $(READY): pyproject.toml constraints.txt
 
 s3: $(S3)/.ready
 
-$(S3)/.ready: constraints-s3.txt
+$(S3)/.ready: constraints-storage.txt
 	@rm -rf $(S3)
 	@{ $(PYTHON) -m venv $(S3) && $(S3)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--only-binary :all: -r constraints-s3.txt && touch $@; } \
+		--only-binary :all: -r constraints-storage.txt && touch $@; } \
 		|| echo "the S3 server could not be installed: the tests on S3 will be skipped"
 
 clean:
