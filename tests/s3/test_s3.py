@@ -77,7 +77,7 @@ def test_an_upload_that_fails_in_the_middle_leaves_the_old_file(bucket, server, 
     assert contents(f"{bucket}/failing") == {"old": b"old"}
 
 
-def test_an_interrupt_during_an_upload_leaves_a_whole_file_or_none(bucket, server, monkeypatch):
+def test_an_interrupt_during_an_upload_leaves_a_whole_file_or_none(bucket, server, monkeypatch, request):
     seen = []
 
     def interrupt(method: str, path: str) -> bool:
@@ -86,6 +86,9 @@ def test_an_interrupt_during_an_upload_leaves_a_whole_file_or_none(bucket, serve
             os.kill(os.getpid(), signal.SIGINT)
         return False
 
+    # A process started in the background ignores Ctrl-C until it says otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with faulty_proxy(server.port, interrupt) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(KeyboardInterrupt):
