@@ -81,7 +81,8 @@ def make_plan(
         parts.append(planned)
     if not parts:
         raise UsageError(f"{output.location.uri}: nothing to do, the work list is empty")
-    _store_content(output, table, content)
+    if output.settings() is None:
+        store_settings(output, table, content)
     if new.num_rows:
         output.location.child("plan", f"{len(earlier):03d}.parquet").write_bytes(parquet_bytes(parts[-1]))
     rows = pa.concat_tables(parts)
@@ -138,12 +139,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return lines
 
 
-def _store_content(output: Dataset, table: str, content: dict[str, Any]) -> None:
-    if output.settings() is None:
-        stored = {
-            "table": table,
-            "schema_version": SCHEMA_VERSION,
-            "content_digest": settings_digest(content),
-            "content": content,
-        }
-        output.location.child("settings.json").write_bytes(dump_json(stored))
+def store_settings(output: Dataset, table: str, content: dict[str, Any]) -> None:
+    """Write settings.json: which table the dataset holds and the settings that decide its content."""
+    stored = {
+        "table": table,
+        "schema_version": SCHEMA_VERSION,
+        "content_digest": settings_digest(content),
+        "content": content,
+    }
+    output.location.child("settings.json").write_bytes(dump_json(stored))

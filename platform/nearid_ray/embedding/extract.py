@@ -240,7 +240,7 @@ def _content(
     what: What, backbone: Backbone, dtype: str, settings: EmbedSettings, inputs: dict[str, Dataset]
 ) -> dict[str, Any]:
     """What decides the values of a row. Which rows there are is the plan's business."""
-    digests = {kind: (dataset.settings() or {})["content_digest"] for kind, dataset in inputs.items()}
+    digests = {kind: dataset.digest() for kind, dataset in inputs.items()}
     content = {"what": what, "backbone_fingerprint": backbone.fingerprint, "dtype": dtype, "inputs": digests}
     content["distractor_mask"] = settings.distractor_mask
     return content | ({"augment": asdict(settings.augment)} if what == "tokens" else {})

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nearid_ray.data.card import write_card
+from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import embedding_matrix
@@ -26,7 +27,7 @@ from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, simil
 from nearid_ray.evaluation.summary import MetricsRow, engine_groups, metrics_rows, row_from_dict, row_to_dict
 from nearid_ray.identifiers import content_hash, settings_digest
 from nearid_ray.settings import dump_json, to_dict
-from schemas import MARGINS, SCHEMA_VERSION, SIMILARITIES, SPLITS
+from schemas import MARGINS, SIMILARITIES, SPLITS
 
 METRICS_FILE = "metrics.json"
 
@@ -214,13 +215,7 @@ def _fingerprint(dataset: Dataset) -> str:
 def _write_records(output: Dataset, table: str, records: pa.Table, content: dict[str, Any]) -> None:
     """One shard, written whole; it follows from the embeddings, so an older one is simply replaced."""
     output.shard("000-000000").write_bytes(parquet_bytes(records))
-    stored = {
-        "table": table,
-        "schema_version": SCHEMA_VERSION,
-        "content_digest": settings_digest(content),
-        "content": content,
-    }
-    output.location.child("settings.json").write_bytes(dump_json(stored))
+    store_settings(output, table, content)
     write_card(
         output,
         title=f"Eval records: {table}",
