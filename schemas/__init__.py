@@ -4,16 +4,20 @@ from schemas.distractors import DISTRACTORS
 from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
 from schemas.evaluation import MARGINS, SIMILARITIES
 from schemas.fields import IMAGE, SCHEMA_VERSION, SPLITS, Reference, Table
+from schemas.generated import GENERATED, RATINGS
 from schemas.rejected import REJECTED
 from schemas.tables import TABLES
-from schemas.tuples import TUPLES, VIEW
+from schemas.tuples import MASK_SOURCES, TUPLES, VIEW
 from schemas.validation import Violation, validate
 
 __all__ = [
     "DISTRACTORS",
     "EMBEDDINGS",
+    "GENERATED",
     "IMAGE",
     "MARGINS",
+    "MASK_SOURCES",
+    "RATINGS",
     "REJECTED",
     "SCHEMA_VERSION",
     "SIMILARITIES",

@@ -32,7 +32,8 @@ DISTRACTORS = Table(
         described(
             "background_max_difference",
             pa.int32(),
-            "Largest difference to the view outside the mask, 0 to 255; must be 0; -1 where the row has an error.",
+            "Largest difference to the view outside the mask, 0 to 255; 0 for all that synthesize painted, as measured "
+            "for imported ones; -1 where it could not be measured.",
         ),
         described(
             "object_mean_difference",

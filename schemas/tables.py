@@ -4,9 +4,21 @@ from schemas.distractors import DISTRACTORS
 from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
 from schemas.evaluation import MARGINS, SIMILARITIES
 from schemas.fields import Table
+from schemas.generated import GENERATED, RATINGS
 from schemas.rejected import REJECTED
 from schemas.tuples import TUPLES
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (TUPLES, DISTRACTORS, REJECTED, TOKENS_INDEX, EMBEDDINGS, SIMILARITIES, MARGINS)
+    table.name: table
+    for table in (
+        TUPLES,
+        DISTRACTORS,
+        GENERATED,
+        RATINGS,
+        REJECTED,
+        TOKENS_INDEX,
+        EMBEDDINGS,
+        SIMILARITIES,
+        MARGINS,
+    )
 }

@@ -141,6 +141,18 @@ def canonical_square(
     return resize_rgb(_cut(image_HW3, crop), size_px, size_px), mask, crop
 
 
+def cut_rgb(image_HW3: np.ndarray, crop: tuple[int, int, int, int], size_px: int) -> np.ndarray:
+    """A picture cut by the crop box of another of the same size, as `canonical_square` gave it: (S, S, 3)."""
+    _check_uint8(image_HW3)
+    return resize_rgb(_cut(image_HW3, crop), size_px, size_px)
+
+
+def cut_mask(mask_HW: np.ndarray, crop: tuple[int, int, int, int], size_px: int) -> np.ndarray:
+    """A mask cut by the crop box of a picture of the same size, as `canonical_square` gave it: (S, S)."""
+    _check_uint8(mask_HW)
+    return resize_mask(_cut(mask_HW, crop), size_px, size_px)
+
+
 def foreground_only(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     """A copy of the picture whose background is black."""
     if mask_HW.shape != image_HW3.shape[:2]:

@@ -1,16 +1,20 @@
-"""Ingest: from a source to the `tuples` dataset. One work row and one output row an identity."""
+"""Ingest: from a source to a dataset. One record, one row."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from nearid_ray.data.card import write_card
-from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
+from nearid_ray.data.importers.importer import Importer, PictureImporter, RowImporter
+from nearid_ray.data.masking import Masker, make_masker
+from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, ShardTask, run_plan
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset
+from nearid_ray.data.views import DecodedView, RawIdentity, decode_view, find_masks, identity_row, view_row
 from nearid_ray.errors import UsageError
 from schemas import TUPLES
 
@@ -18,105 +22,116 @@ _BYTES_PER_SHARD = 24 << 20
 """Aim for shards of this size, so that a kill costs little and row groups stay small."""
 
 
-class Importer(Protocol):
-    """A source of identities. `list` is cheap and complete; `read` does the work for one identity."""
-
-    source: str
-    title: str
-    about: str
-    licence: str
-
-    def content(self) -> dict[str, Any]:
-        """Settings that decide what a row is (JSON-like)."""
-
-    def bytes_per_identity(self) -> int:
-        """A rough size of one row, from which the size of shards follows."""
-
-    def list(self) -> "tuple[list[dict[str, Any]], list[dict[str, str]]]":
-        """(records, rejected). A record is a JSON-like dictionary with `identity_id`, `split` and what `read` needs;
-        a rejected one has `record_id`, `identity_id`, `reason` and `detail`. Raises UsageError where there is nothing
-        to read."""
-
-    def read(self, record: dict[str, Any]) -> dict[str, Any]:
-        """One row of the `tuples` table. What fails is said in the row's `error`; nothing is raised for bad data."""
-
-
 @dataclass(frozen=True)
-class IngestTask:
-    """A shard of identities through an importer."""
+class RowsTask:
+    """A shard of rows that the importer makes itself."""
 
-    importer: Importer
+    importer: RowImporter
     uses_model: bool = False
 
     def setup(self) -> None:
         pass
 
     def prepare(self, work: pa.Table) -> list[dict[str, Any]]:
-        return [self._read(json.loads(record)) for record in work["record"].to_pylist()]
+        return list(self.importer.rows(_records(work)))
 
     def compute(self, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return prepared
 
     def finish(self, work: pa.Table, computed: list[dict[str, Any]]) -> ShardResult:
-        return ShardResult(pa.Table.from_pylist(computed, schema=TUPLES.schema))
+        return ShardResult(pa.Table.from_pylist(computed, schema=self.importer.table.schema))
 
-    def _read(self, record: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self.importer.read(record)
-        except (OSError, ValueError) as error:
-            return {
-                "identity_id": record["identity_id"],
-                "views": [],
-                "category": record.get("category", ""),
-                "description": "",
-                "split": record["split"],
-                "source": self.importer.source,
-                "provenance": "{}",
-                "error": f"{type(error).__name__}: {error}",
-            }
+
+class PicturesTask:
+    """A shard of identities: fetched and decoded, masks found by the masker, brought to the canonical square."""
+
+    def __init__(self, importer: PictureImporter) -> None:
+        self._importer = importer
+        self._masker: Masker = make_masker(importer.masking)
+
+    @property
+    def uses_model(self) -> bool:
+        return self._masker.uses_model
+
+    def setup(self) -> None:
+        self._masker.load()
+
+    def prepare(self, work: pa.Table) -> list[tuple[RawIdentity, list[DecodedView]]]:
+        identities = self._importer.fetch(_records(work))
+        return [(identity, [decode_view(view) for view in identity.views]) for identity in identities]
+
+    def compute(
+        self, prepared: list[tuple[RawIdentity, list[DecodedView]]]
+    ) -> list[tuple[RawIdentity, list[DecodedView]]]:
+        find_masks([view for _, views in prepared for view in views], self._masker)
+        return prepared
+
+    def finish(self, work: pa.Table, computed: list[tuple[RawIdentity, list[DecodedView]]]) -> ShardResult:
+        importer = self._importer
+        rows = [
+            identity_row(identity, importer.source, [view_row(view, importer.size_px) for view in views])
+            for identity, views in computed
+        ]
+        return ShardResult(pa.Table.from_pylist(rows, schema=TUPLES.schema))
 
 
 def plan_ingest(importer: Importer, output: Dataset) -> Plan:
     """List the source and plan what `output` misses. Raises UsageError before anything is written."""
-    records, rejected = importer.list()
-    _refuse_doubles(records)
-    _refuse_changed(output, records)
+    records, rejected = importer.list_records()
+    key = importer.table.key[0]
+    _refuse_doubles([record[key] for record in records])
+    _refuse_changed(output, {record[key]: _as_text(record) for record in records})
     work = pa.table(
         {
-            "row_id": pa.array([r["identity_id"] for r in records], pa.string()),
-            "split": pa.array([r["split"] for r in records], pa.string()),
-            "record": pa.array([json.dumps(r, sort_keys=True) for r in records], pa.string()),
+            "row_id": pa.array([record[key] for record in records], pa.string()),
+            "record": pa.array([_as_text(record) for record in records], pa.string()),
         }
     )
     plan = make_plan(
         output,
         work,
-        table=TUPLES.name,
+        table=importer.table.name,
         content={"source": importer.source, **importer.content()},
-        rows_per_shard=max(1, min(512, _BYTES_PER_SHARD // importer.bytes_per_identity())),
+        rows_per_shard=max(1, min(512, _BYTES_PER_SHARD // importer.bytes_per_row())),
     )
     write_rejected(output, "ingest", rejected)
     return plan
 
 
 def ingest(importer: Importer, output: Dataset, plan: Plan, run: RunSettings) -> RunSummary:
-    """Make the planned identities; needs a Ray session where shards are pending."""
-    summary = run_plan(IngestTask(importer), output, plan, run, title="ingest")
+    """Make the planned rows; needs a Ray session where shards are pending."""
+    summary = run_plan(ingest_task(importer), output, plan, run, title="ingest")
     write_card(
         output,
         title=importer.title,
         about=importer.about,
         licence=importer.licence,
-        facts={"identities": summary.rows, "identities with an error": summary.errors},
+        facts={"rows": summary.rows, "rows with an error": summary.errors, **importer.facts()},
     )
     return summary
 
 
-def _refuse_changed(output: Dataset, records: list[dict[str, Any]]) -> None:
-    """An identity that is planned already must be the same now: its row is not made again."""
+def ingest_task(importer: Importer) -> ShardTask:
+    """What is done with one shard of the importer's records; it also runs without Ray (`pipeline.run_shard`)."""
+    if isinstance(importer, PictureImporter):
+        return PicturesTask(importer)
+    if isinstance(importer, RowImporter):
+        return RowsTask(importer)
+    raise TypeError(f"{type(importer).__name__} is neither a PictureImporter nor a RowImporter")
+
+
+def _records(work: pa.Table) -> list[dict[str, Any]]:
+    return [json.loads(record) for record in work["record"].to_pylist()]
+
+
+def _as_text(record: dict[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True)
+
+
+def _refuse_changed(output: Dataset, now: dict[str, str]) -> None:
+    """A row that is planned already must be made from the same record now: it is not made again."""
     if output.settings() is None:
         return
-    now = {record["identity_id"]: json.dumps(record, sort_keys=True) for record in records}
     changed = [
         row["row_id"]
         for plan in output.plans()
@@ -126,13 +141,13 @@ def _refuse_changed(output: Dataset, records: list[dict[str, Any]]) -> None:
     ]
     if changed:
         raise UsageError(
-            f"{output.location.uri}: {len(changed)} identity(s) there were read from other files or settings, e.g. "
+            f"{output.location.uri}: {len(changed)} row(s) there were read from other files or settings, e.g. "
             f"{', '.join(changed[:3])}. Give another output, or remove the folder to start again."
         )
 
 
-def _refuse_doubles(records: list[dict[str, Any]]) -> None:
-    ids = [record["identity_id"] for record in records]
-    doubled = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) != len(ids) else []
+def _refuse_doubles(ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    doubled = sorted({row for row in ids if row in seen or seen.add(row)})  # type: ignore[func-returns-value]
     if doubled:
-        raise UsageError(f"{len(doubled)} identity id(s) stand more than once: {', '.join(doubled[:5])}; rename them")
+        raise UsageError(f"{len(doubled)} id(s) stand more than once: {', '.join(doubled[:5])}; rename them")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from nearid_ray import job
+from nearid_ray.data.importers.importer import Importer
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
-from nearid_ray.data.ingest import Importer, ingest, plan_ingest
+from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
@@ -54,6 +55,5 @@ def run_ingest(settings: IngestToybox | IngestPhotos) -> job.Job:
         "ingest", output.location, to_dict(settings), tracking=settings.tracking, needs_ray=bool(todo)
     ) as running:
         job.report_run(running, output, ingest(importer, output, plan, settings.run))
-        if isinstance(importer, PhotosImporter) and importer.without_category:
-            running.summary["identities_without_category"] = importer.without_category
+        running.summary |= importer.facts()
     return running

@@ -5,33 +5,29 @@
 """
 
 import csv
-import json
-import os
+import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-
-from nearid_ray.data.images import canonical_square, decode_mask, decode_rgb, encode_png
-from nearid_ray.data.masks import check_mask, grabcut_mask, mask_quality
+from nearid_ray.data.folder import Folder, Tree
+from nearid_ray.data.importers.importer import PictureImporter, Record, Rejected
+from nearid_ray.data.masking import MaskSettings
+from nearid_ray.data.store import locate
+from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import UsageError
-from nearid_ray.identifiers import content_hash, seed_of
+from nearid_ray.identifiers import seed_of
+from nearid_ray.settings import to_dict
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """Endings of photos, in any case."""
 
 _NAMES_SHOWN = 10
 
-# The class has a method `list`, which hides the built-in type in its own annotations.
 _CATEGORY_TITLES = ("category", "class", "kind", "type")
-Records = list[dict[str, Any]]
-Rejected = list[dict[str, str]]
-Tree = dict[PurePosixPath, list[str]]
-Names = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +35,14 @@ class PhotosSettings:
     """Where the photos are and what becomes of them."""
 
     root: str
-    """Local folder with one folder of photos an identity."""
+    """Folder or s3://bucket/prefix with one folder of photos an identity."""
     categories: str = ""
     """CSV file: identity (folder name) in the first column, category in the second, e.g. `mug-03,mug`. Without one,
     every category is unknown, and no identity finds a donor."""
     masks: str = "masks"
     """Name of the folders with mask files, inside each identity's folder or beside the identities' folders."""
-    mask_method: Literal["grabcut", "none"] = "grabcut"
-    """For photos without a mask file: `grabcut` finds the object by its colours, `none` leaves them without a mask."""
+    masking: MaskSettings = field(default_factory=MaskSettings)
+    """What happens to photos without a mask file."""
     size_px: int = 512
     """Side of the canonical square in pixels, 16 to 4096."""
     min_views: int = 2
@@ -75,8 +71,6 @@ class PhotosSettings:
             raise ValueError(f"min_views is {self.min_views}; expected 1 or more")
         if self.max_views < 0 or 0 < self.max_views < self.min_views:
             raise ValueError(f"max_views is {self.max_views}; expected 0 or at least min_views ({self.min_views})")
-        if self.mask_method not in ("grabcut", "none"):
-            raise ValueError(f"mask_method is {self.mask_method!r}; expected grabcut or none")
         if self.split not in ("test", "val", "train", "random"):
             raise ValueError(f"split is {self.split!r}; expected test, val, train or random")
         if min(self.val_share, self.test_share) < 0 or self.val_share + self.test_share > 1:
@@ -90,7 +84,7 @@ class PhotosSettings:
             raise ValueError(f"masks is {self.masks!r}; expected the name of a folder, e.g. masks")
 
 
-class PhotosImporter:
+class PhotosImporter(PictureImporter):
     """Reads identities from folders of photos. A bad photo or mask costs its view alone."""
 
     title = "Photo tuples"
@@ -100,21 +94,23 @@ class PhotosImporter:
     def __init__(self, settings: PhotosSettings) -> None:
         self.settings = settings
         self.source = settings.source_name
+        self.size_px = settings.size_px
+        self.masking = settings.masking
+        self._folder = Folder(settings.root)
         self.without_category = 0
-        """How many listed identities have no category; known after `list`."""
+        """How many listed identities have no category; known after `list_records`."""
 
     def content(self) -> dict[str, Any]:
         s = self.settings
         splits: dict[str, Any] = {"split": s.split}
         if s.split == "random":
             splits |= {"val_share": s.val_share, "test_share": s.test_share, "split_seed": s.split_seed}
-        root = str(Path(s.root).resolve())
-        return {"root": root, "mask_method": s.mask_method, "size_px": s.size_px, **splits}
+        return {"root": self._folder.uri, "masking": to_dict(s.masking), "size_px": s.size_px, **splits}
 
-    def bytes_per_identity(self) -> int:
-        return 6 * 3 * self.settings.size_px**2
+    def facts(self) -> dict[str, Any]:
+        return {"identities_without_category": self.without_category}
 
-    def list(self) -> tuple[Records, Rejected]:
+    def list_records(self) -> tuple[list[Record], list[Rejected]]:
         """(records, rejected) from file names alone, sorted; no photo is opened.
 
         A record has `identity_id`, `category`, `split`, `files` and, in the same order, `masks` ("" for none), both
@@ -123,8 +119,9 @@ class PhotosImporter:
         photos of an identity, names that cannot be told apart, links that leave the folder, and a wrong table of
         categories.
         """
-        root = self._root()
-        tree = dict(walk(root))
+        root = self._folder.uri
+        self._folder.check("a folder with one folder of photos an identity")
+        tree = self._folder.tree(depth=2)
         names = sorted({path.parts[0] for path in tree if path.parts and path.parts[0] != self.settings.masks})
         if not names:
             loose = [file for file in tree.get(PurePosixPath(), []) if _is_photo(file)]
@@ -134,9 +131,9 @@ class PhotosImporter:
         if not any(_is_photo(file) for name in names for file in tree.get(PurePosixPath(name), [])):
             raise UsageError(f"no photos in the {len(names)} folder(s) of {root}; looked for {', '.join(EXTENSIONS)}")
         categories = self._categories(names)
-        records: Records = []
-        rejected: Rejected = []
-        small: Records = []
+        records: list[Record] = []
+        rejected: list[Rejected] = []
+        small: list[Record] = []
         for name in names:
             record = self._record(name, tree, categories.get(_normal(name), ""), rejected)
             if not record["files"]:
@@ -149,31 +146,18 @@ class PhotosImporter:
         self.without_category = sum(not record["category"] for record in records)
         return records, rejected
 
-    def read(self, record: dict[str, Any]) -> dict[str, Any]:
-        """One row of the `tuples` table; what cannot be read is said in the view's and the row's `error`."""
-        views = [self._view(file, mask) for file, mask in zip(record["files"], record["masks"], strict=True)]
-        failed = [f"{PurePosixPath(file).name}: {view['error']}" for file, view in
-                  zip(record["files"], views, strict=True) if view["error"]]  # fmt: skip
-        return {
-            "identity_id": record["identity_id"],
-            "views": views,
-            "category": record["category"],
-            "description": "",
-            "split": record["split"],
-            "source": self.source,
-            "provenance": json.dumps({"folder": PurePosixPath(record["files"][0]).parts[0]}, ensure_ascii=False),
-            "error": f"{len(failed)} of {len(views)} views: {'; '.join(failed)}" if failed else "",
-        }
+    def fetch(self, records: Sequence[Record]) -> Iterator[RawIdentity]:
+        """The identities with their photos' bytes; a file that cannot be read is said in its view's `error`."""
+        for record in records:
+            yield RawIdentity(
+                identity_id=record["identity_id"],
+                split=record["split"],
+                category=record["category"],
+                views=[self._view(file, mask) for file, mask in zip(record["files"], record["masks"], strict=True)],
+                provenance={"folder": PurePosixPath(record["files"][0]).parts[0]},
+            )
 
-    def _root(self) -> Path:
-        root = Path(self.settings.root).expanduser()
-        if not root.exists():
-            raise UsageError(f"root {root} does not exist; expected a folder with one folder of photos an identity")
-        if not root.is_dir():
-            raise UsageError(f"root {root} is a file; expected a folder with one folder of photos an identity")
-        return root
-
-    def _record(self, name: str, tree: Tree, category: str, rejected: Rejected) -> dict[str, Any]:
+    def _record(self, name: str, tree: Tree, category: str, rejected: list[Rejected]) -> Record:
         folder = PurePosixPath(name)
         photos = [file for file in tree.get(folder, []) if _is_photo(file)]
         masks: dict[str, str] = {}
@@ -195,11 +179,11 @@ class PhotosImporter:
             "masks": [masks.get(_stem(photo), "") for photo in photos],
         }
 
-    def _reject(self, name: str, reason: str, detail: str, record_id: str = "") -> dict[str, str]:
+    def _reject(self, name: str, reason: str, detail: str, record_id: str = "") -> Rejected:
         identity_id = f"{self.source}:{_normal(name)}"
         return {"record_id": record_id or identity_id, "identity_id": identity_id, "reason": reason, "detail": detail}
 
-    def _refuse_small(self, small: Records, records: Records, rejected: Rejected) -> None:
+    def _refuse_small(self, small: list[Record], records: list[Record], rejected: list[Rejected]) -> None:
         least = self.settings.min_views
         names = [record["identity_id"].partition(":")[2] for record in small]
         if small and (not self.settings.drop_small or not records):
@@ -211,13 +195,10 @@ class PhotosImporter:
             detail = f"{len(record['files'])} photo(s), expected at least {least}"
             rejected.append(self._reject(name, "too-few-views", detail))
 
-    def _categories(self, names: Names) -> dict[str, str]:
+    def _categories(self, names: list[str]) -> dict[str, str]:
         if not self.settings.categories:
             return {}
-        table = Path(self.settings.categories).expanduser()
-        if not table.is_file():
-            raise UsageError(f"categories {table} is no file; expected a CSV file of identity and category")
-        return read_categories(table, {_normal(name) for name in names})
+        return read_categories(self.settings.categories, {_normal(name) for name in names})
 
     def _split(self, identity_id: str) -> str:
         s = self.settings
@@ -226,86 +207,33 @@ class PhotosImporter:
         drawn = seed_of("split", s.split_seed, identity_id) / 2**63
         return "test" if drawn < s.test_share else "val" if drawn < s.test_share + s.val_share else "train"
 
-    def _view(self, file: str, mask_file: str) -> dict[str, Any]:
+    def _view(self, file: str, mask_file: str) -> RawView:
         provenance: dict[str, Any] = {"file": file}
-        view = _empty_view("file" if mask_file else self.settings.mask_method)
+        mask: dict[str, Any] = {}
         try:
-            data = read_bytes(self.settings.root, file)
-            provenance["sha256"] = content_hash(data)
-            image_HW3 = decode_rgb(data)
-            view["source_height_px"], view["source_width_px"] = image_HW3.shape[:2]
-            mask_HW = self._mask(image_HW3, mask_file, provenance)
-            square_HW3, square_HW, crop = canonical_square(image_HW3, mask_HW, self.settings.size_px)
-            provenance["crop_box"] = crop
-            view |= _pictures(PurePosixPath(file), square_HW3, square_HW)
-        except (OSError, ValueError) as error:
-            view["error"] = str(error)
-        view["provenance"] = json.dumps(provenance, ensure_ascii=False)
-        return view
-
-    def _mask(self, image_HW3: np.ndarray, mask_file: str, provenance: dict[str, Any]) -> np.ndarray | None:
-        if not mask_file:
-            return grabcut_mask(image_HW3) if self.settings.mask_method == "grabcut" else None
-        provenance["mask_file"] = mask_file
-        try:
-            mask_HW = decode_mask(read_bytes(self.settings.root, mask_file))
-        except ValueError as error:
-            raise ValueError(f"mask {mask_file}: {error}") from error
-        height, width = image_HW3.shape[:2]
-        if mask_HW.shape != (height, width):
-            raise ValueError(
-                f"mask {mask_file} has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, the upright photo has "
-                f"{width} x {height}; expected the same size"
-            )
-        check_mask(mask_HW)
-        return mask_HW
+            if mask_file:
+                provenance["mask_file"] = mask_file
+                mask = {"mask": self._folder.read(mask_file), "mask_name": f"mask {mask_file}", "mask_source": "file"}
+            return RawView(name=file, image=self._folder.read(file), provenance=provenance, **mask)
+        except OSError as error:
+            return RawView(name=file, provenance=provenance, error=str(error))
 
 
-def walk(root: Path) -> Iterator[tuple[PurePosixPath, list[str]]]:
-    """Every folder below `root` (itself first, as an empty path) with the sorted names of its files.
+def read_categories(uri: str, names: set[str]) -> dict[str, str]:
+    """Category by identity from a CSV file with a comma between; `names` are the identities there are, normalised.
 
-    Hidden files and folders are passed over. Links are followed inside the root; one that leads out of it, or names
-    that cannot be printed, raise UsageError. The one place that lists files: another filesystem would be read here.
+    A first line that names no identity is a header: its column category, class, kind or type is read, else the second.
+    Raises UsageError for a missing or unreadable file, rows with fewer than two columns, identities that `names` does
+    not hold, and an identity with two categories.
     """
-    inside = root.resolve()
-    pending = [PurePosixPath()]
-    while pending:
-        folder = pending.pop()
-        files = []
-        for entry in sorted(os.scandir(root / folder), key=lambda e: e.name):
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                continue
-            if not entry.name.isprintable():
-                raise UsageError(f"{root}: the name {entry.name!r} cannot be printed; rename it")
-            if entry.is_symlink() and not (root / path).resolve().is_relative_to(inside):
-                raise UsageError(f"{root / path} is a link that leads out of {root}; copy the files instead")
-            if entry.is_dir():
-                # A link to a folder above would be followed for ever; two levels hold everything.
-                pending += [path] if len(path.parts) <= 2 else []
-            elif entry.is_file():
-                files.append(entry.name)
-        yield folder, files
-
-
-def read_bytes(root: str, file: str) -> bytes:
-    """A listed file's bytes. The one place that reads photos and masks."""
-    return (Path(root).expanduser() / file).read_bytes()
-
-
-def read_categories(table: Path, names: set[str]) -> dict[str, str]:
-    """identity -> category from a CSV file whose first row is a header unless it names one of `names`.
-
-    The category is the column that the header calls category, class, kind or type, else the second one.
-
-    Raises UsageError for rows with fewer than two columns, identities that `names` does not hold, and an identity with
-    two categories.
-    """
+    table = locate(uri)
+    if not table.exists():
+        raise UsageError(f"categories {uri} is no file; expected a CSV file of identity and category")
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
+        text = table.read_bytes().decode("utf-8-sig")
+        rows = [(number, row) for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table} cannot be read as CSV in UTF-8 ({error}); save it as UTF-8") from error
+        raise UsageError(f"{uri} cannot be read as CSV in UTF-8 ({error}); save it as UTF-8") from error
     column = 1
     if rows and _normal(rows[0][1][0]) not in names:
         header = [title.strip().lower() for title in rows.pop(0)[1]]
@@ -329,44 +257,6 @@ def read_categories(table: Path, names: set[str]) -> dict[str, str]:
     if unknown:
         raise UsageError(f"{table} names {len(unknown)} identity(ies) without a folder: {_shown(unknown)}")
     return categories
-
-
-def _empty_view(mask_source: str) -> dict[str, Any]:
-    return {
-        "view_id": "",
-        "image": None,
-        "mask": None,
-        "part_mask": None,
-        "mask_source": mask_source,
-        "mask_area": None,
-        "mask_pieces": None,
-        "mask_touches_border": None,
-        "size_px": 0,
-        "source_width_px": 0,
-        "source_height_px": 0,
-        "prompt": "",
-        "provenance": "{}",
-        "error": "",
-    }
-
-
-def _pictures(file: PurePosixPath, image_HW3: np.ndarray, mask_HW: np.ndarray | None) -> dict[str, Any]:
-    encoded = encode_png(image_HW3)
-    fields: dict[str, Any] = {
-        "view_id": content_hash(encoded),
-        "image": {"bytes": encoded, "path": str(file.with_suffix(".png"))},
-        "size_px": image_HW3.shape[0],
-    }
-    if mask_HW is None:
-        return fields
-    check_mask(mask_HW)
-    area, pieces, touches_border = mask_quality(mask_HW)
-    return fields | {
-        "mask": {"bytes": encode_png(mask_HW), "path": str(file.with_name(f"{file.stem}-mask.png"))},
-        "mask_area": area,
-        "mask_pieces": pieces,
-        "mask_touches_border": touches_border,
-    }
 
 
 def _refuse_alike(names: list[str]) -> None:

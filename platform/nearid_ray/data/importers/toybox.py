@@ -1,15 +1,19 @@
 """The embedded source: procedural toybox identities with exact masks. Toy data, made to run anywhere."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nearid_ray.data.images import encode_png
-from nearid_ray.data.masks import mask_quality
+from nearid_ray.data.importers.importer import Record, Rejected, RowImporter
+from nearid_ray.data.perceptual import perceptual_hash
+from nearid_ray.data.views import empty_view, mask_columns
 from nearid_ray.identifiers import content_hash, seed_of
 from nearid_ray.toybox.captions import caption
 from nearid_ray.toybox.identity import description
 from nearid_ray.toybox.render import SIZE_PX, identity_from_seed, render, scene_from_seed, scene_seeds
+from schemas import TUPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +38,10 @@ class ToyboxSettings:
             raise ValueError("all of train_identities, val_identities and test_identities are 0; nothing to render")
 
 
-class ToyboxImporter:
+class ToyboxImporter(RowImporter):
     """Renders toybox identities; see docs/toybox.md for what they are."""
 
+    table = TUPLES
     source = "toybox"
     title = "Toybox tuples (procedural toy data)"
     about = (
@@ -52,10 +57,10 @@ class ToyboxImporter:
         # The counts stay out: asking for more identities adds to a dataset, it does not change it.
         return {"data_seed": self.settings.data_seed, "size_px": SIZE_PX}
 
-    def bytes_per_identity(self) -> int:
+    def bytes_per_row(self) -> int:
         return 48 << 10
 
-    def list(self) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    def list_records(self) -> tuple[list[Record], list[Rejected]]:
         counts = {
             "train": self.settings.train_identities,
             "val": self.settings.val_identities,
@@ -72,30 +77,28 @@ class ToyboxImporter:
             for index in range(count)
         ], []
 
-    def read(self, record: dict[str, Any]) -> dict[str, Any]:
+    def rows(self, records: Sequence[Record]) -> Iterator[Record]:
+        return map(self._row, records)
+
+    def _row(self, record: Record) -> Record:
         identity = identity_from_seed(record["identity_seed"])
         views = []
         for place, scene_seed in enumerate(scene_seeds(record["identity_seed"])):
             scene = scene_from_seed(scene_seed)
             image_HW3, mask_HW = render(identity, scene)
             encoded, name = encode_png(image_HW3), f"{record['identity_id'].split(':')[1]}-{place}"
-            area, pieces, touches_border = mask_quality(mask_HW)
             views.append(
-                {
+                empty_view("exact")
+                | mask_columns(mask_HW, f"{name}-mask.png")
+                | {
                     "view_id": content_hash(encoded),
                     "image": {"bytes": encoded, "path": f"{name}.png"},
-                    "mask": {"bytes": encode_png(mask_HW), "path": f"{name}-mask.png"},
-                    "part_mask": None,
-                    "mask_source": "exact",
-                    "mask_area": area,
-                    "mask_pieces": pieces,
-                    "mask_touches_border": touches_border,
+                    "perceptual_hash": perceptual_hash(image_HW3),
                     "size_px": SIZE_PX,
                     "source_width_px": SIZE_PX,
                     "source_height_px": SIZE_PX,
                     "prompt": caption(identity, scene),
                     "provenance": json.dumps({"scene_seed": scene_seed}),
-                    "error": "",
                 }
             )
         return {
@@ -103,6 +106,8 @@ class ToyboxImporter:
             "views": views,
             "category": identity.category,
             "description": description(identity),
+            "object_kind": "rigid",
+            "objaverse_id": "",
             "split": record["split"],
             "source": self.source,
             "provenance": json.dumps({"identity_seed": record["identity_seed"]}),
