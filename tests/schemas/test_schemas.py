@@ -67,16 +67,17 @@ def test_nulls_odd_values_and_doubled_keys_are_counted_with_examples():
 
 
 def _tuples(**changes) -> pa.Table:
-    row = {"identity_id": "i", "category": "", "description": "", "split": "val", "source": "s", "provenance": "{}"}
+    row = {f.name: "" for f in schemas.TUPLES.fields if pa.types.is_string(f.type)}
+    row |= {"identity_id": "i", "split": "val"}
     view = {f.name: ("" if pa.types.is_string(f.type) else 0) if is_required(f) else None for f in schemas.VIEW}
     view |= {"mask_source": "exact", "view_id": "v"} | changes
-    return pa.Table.from_pylist([row | {"error": "", "views": [view]}], schema=schemas.TUPLES.schema)
+    return pa.Table.from_pylist([row | {"views": [view]}], schema=schemas.TUPLES.schema)
 
 
 def test_values_inside_the_views_are_checked():
     assert schemas.validate(_tuples()) == []
     odd = _said(schemas.validate(_tuples(mask_source="magic")))
-    assert odd == "views.mask_source: value(s) outside exact, file, grabcut, none: 'magic' (1)"
+    assert odd == f"views.mask_source: value(s) outside {', '.join(schemas.MASK_SOURCES)}: 'magic' (1)"
     assert _said(schemas.validate(_tuples(prompt=None))) == "views.prompt: 1 null(s) in a column that allows none"
 
 

@@ -21,6 +21,9 @@ from schemas import TUPLES
 _BYTES_PER_SHARD = 24 << 20
 """Aim for shards of this size, so that a kill costs little and row groups stay small."""
 
+_IDENTITIES_TO_MASK = 4
+"""Identities in a shard where masks are looked for, which takes seconds an identity: small folders then use all cores."""
+
 
 @dataclass(frozen=True)
 class RowsTask:
@@ -92,7 +95,7 @@ def plan_ingest(importer: Importer, output: Dataset) -> Plan:
         work,
         table=importer.table.name,
         content={"source": importer.source, **importer.content()},
-        rows_per_shard=max(1, min(512, _BYTES_PER_SHARD // importer.bytes_per_row())),
+        rows_per_shard=_rows_per_shard(importer),
     )
     write_rejected(output, "ingest", rejected)
     return plan
@@ -118,6 +121,12 @@ def ingest_task(importer: Importer) -> ShardTask:
     if isinstance(importer, RowImporter):
         return RowsTask(importer)
     raise TypeError(f"{type(importer).__name__} is neither a PictureImporter nor a RowImporter")
+
+
+def _rows_per_shard(importer: Importer) -> int:
+    rows = max(1, min(512, _BYTES_PER_SHARD // importer.bytes_per_row()))
+    finds_masks = isinstance(importer, PictureImporter) and importer.masking.mask_method != "none"
+    return min(rows, _IDENTITIES_TO_MASK) if finds_masks else rows
 
 
 def _records(work: pa.Table) -> list[dict[str, Any]]:
