@@ -9,7 +9,7 @@ import pytest
 import schemas
 from nearid_ray.data.images import decode_mask, decode_rgb
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
-from nearid_ray.data.ingest import IngestTask, plan_ingest
+from nearid_ray.data.ingest import ingest_task, plan_ingest
 from nearid_ray.data.pipeline import run_shard
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
@@ -71,7 +71,7 @@ def tuples(tmp_path_factory) -> Dataset:
     importer = ToyboxImporter(ToyboxSettings(train_identities=0, val_identities=0, test_identities=6))
     plan = plan_ingest(importer, output)
     for shard in plan.pending:
-        run_shard(IngestTask(importer), output, shard, plan.members(shard))
+        run_shard(ingest_task(importer), output, shard, plan.members(shard))
     return output
 
 
