@@ -64,6 +64,25 @@ def fill_holes(mask_HW: np.ndarray) -> np.ndarray:
     return filled
 
 
+def rendered_mask(image: np.ndarray) -> np.ndarray:
+    """The mask of an object that was rendered on black and saved as JPEG, as SynCD's rigid masks are.
+
+    `image` is uint8, (H, W, 3) or grey (H, W). Its grey values are blurred by a 5 x 5 Gaussian; all above 10
+    is closed and opened with a 5 x 5 square; the outline of the largest piece is filled. Dark parts inside the outline
+    count as object, other pieces do not. Empty where nothing is bright enough.
+    """
+    grey_HW = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    _check(grey_HW)
+    bright_HW = np.where(cv2.GaussianBlur(grey_HW, (5, 5), 0) > 10, np.uint8(255), np.uint8(0))
+    square = np.ones((5, 5), np.uint8)
+    smooth_HW = cv2.morphologyEx(cv2.morphologyEx(bright_HW, cv2.MORPH_CLOSE, square), cv2.MORPH_OPEN, square)
+    outlines, _ = cv2.findContours(smooth_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    mask_HW = np.zeros_like(grey_HW)
+    if outlines:
+        cv2.drawContours(mask_HW, [max(outlines, key=cv2.contourArea)], -1, 255, cv2.FILLED)
+    return mask_HW
+
+
 def clean_mask(
     mask_HW: np.ndarray, *, open_share: float = 0.008, close_share: float = 0.02, keep_share: float = 0.3
 ) -> np.ndarray:
