@@ -225,9 +225,10 @@ class CsvRows(RowSource):
 def open_rows(source: str, *, revision: str = "", split: str = "train", files: str = "") -> RowSource:
     """Open a table to read rows from.
 
-    What exists at the path wins over a hub id of the same spelling. `revision` is for the hub alone. `split` picks one where the source has several (a hub dataset, a saved DatasetDict, Parquet
-    files named `train-00000-of-00003.parquet`, folders named after splits). `files` is the folder that paths of
-    pictures are relative to; by default the source's own.
+    What exists at the path wins over a hub id of the same spelling. `revision` is for the hub alone. `split` picks one
+    where the source has several (a hub dataset, a saved DatasetDict, Parquet files named
+    `train-00000-of-00003.parquet`, folders named after splits). `files` is the folder that paths of pictures are
+    relative to; by default the source's own.
 
     Raises UsageError, saying what was found and what expected, where there is no such source or it cannot be opened.
     """

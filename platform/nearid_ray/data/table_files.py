@@ -81,7 +81,7 @@ class ParquetFiles:
         return pa.table({name: np.concatenate([empty, *parts]) for name, parts in found.items()})
 
     def take(self, indices: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """The rows at sorted, unique indices; of other rows, no more than one batch and one page of the file is held."""
+        """The rows at sorted, unique indices; of other rows, no more than a batch and a page of the file is held."""
         wanted = np.asarray(indices, np.int64)
         parts: list[pa.Table] = []
         for file in self._files:
