@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nearid_ray.data.card import write_card
+from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
@@ -178,8 +178,9 @@ def evaluate(
         table = table.filter(pc.is_in(table["scorer"], pa.array(list(scorers), pa.string())))
     similarities, margins = records_of(table, settings)
     evaluation = measure(similarities, margins, settings)
+    licence = licence_of(*embeddings)
     for contract, records in ((SIMILARITIES, similarities), (MARGINS, margins)):
-        _write_records(Dataset(output.child(contract.name)), contract.name, records, content)
+        _write_records(Dataset(output.child(contract.name)), contract.name, records, content, licence)
     # Last, because it says that the records beside it are complete.
     output.child(METRICS_FILE).write_bytes(dump_json(_to_json(evaluation, content)))
     return evaluation
@@ -212,7 +213,7 @@ def _fingerprint(dataset: Dataset) -> str:
     return content_hash(stored + plans + ",".join(state).encode())
 
 
-def _write_records(output: Dataset, table: str, records: pa.Table, content: dict[str, Any]) -> None:
+def _write_records(output: Dataset, table: str, records: pa.Table, content: dict[str, Any], licence: str) -> None:
     """One shard, written whole; it follows from the embeddings, so an older one is simply replaced."""
     output.shard("000-000000").write_bytes(parquet_bytes(records))
     store_settings(output, table, content)
@@ -220,7 +221,7 @@ def _write_records(output: Dataset, table: str, records: pa.Table, content: dict
         output,
         title=f"Eval records: {table}",
         about="Written by an evaluation; follows from the embeddings that the settings name.",
-        licence="other",
+        licence=licence,
         facts={"rows": len(records), "scorers": ", ".join(records["scorer"].unique().to_pylist())},
     )
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import pyarrow.compute as pc
 
+from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location
@@ -89,7 +90,19 @@ class TokenEvaluation:
     def embed(self, run: RunSettings) -> RunSummary:
         """Make the planned embeddings; needs a Ray session where shards are pending."""
         task = HeadTask(partial(TokenCache.open, self.cache_uri), self.scorers.heads)
-        return run_plan(task, self.embeddings, self.plan, run, title="embed pictures with heads")
+        summary = run_plan(task, self.embeddings, self.plan, run, title="embed pictures with heads")
+        write_card(
+            self.embeddings,
+            title="Embeddings of an evaluation",
+            about="Unit embeddings of every clean picture of one split by the backbone's own head and by trained ones.",
+            licence=licence_of(Dataset(self.cache_uri)),
+            facts={
+                "rows": summary.rows,
+                "rows with an error": summary.errors,
+                "scorers": ", ".join(sorted(set(self.plan.rows["scorer"].unique().to_pylist()))),
+            },
+        )
+        return summary
 
     def measure(self) -> Evaluation:
         """Write records and metrics of the embeddings; reads what is there where nothing has changed."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nearid_ray.data.card import write_card
+from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.images import decode_mask, decode_rgb, encode_png, resize_mask, resize_rgb
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
 from nearid_ray.data.plan import Plan, make_plan
@@ -175,7 +175,7 @@ def synthesize(
     """Make the planned distractors; needs a Ray session where shards are pending."""
     task = SynthesisTask(tuples.location.uri, settings)
     summary = run_plan(task, output, plan, run, title="synthesize")
-    _write_card(output, summary)
+    _write_card(output, summary, licence_of(tuples))
     return summary
 
 
@@ -316,7 +316,7 @@ def _rows_per_shard(views: Sequence[ViewPlace]) -> int:
     return max(1, min(512, _PIXELS_PER_SHARD // largest**2))
 
 
-def _write_card(output: Dataset, summary: RunSummary) -> None:
+def _write_card(output: Dataset, summary: RunSummary, licence: str) -> None:
     rows = output.read(columns=["engine", "verdict", "error"])
     engines = rows["engine"].value_counts().to_pylist()
     verdicts = rows["verdict"].value_counts().to_pylist()
@@ -325,7 +325,7 @@ def _write_card(output: Dataset, summary: RunSummary) -> None:
         title="Near-identity distractors",
         about="Each row is a similar but different instance painted into the exact background of a view: outside its "
         "mask every pixel equals the view.",
-        licence="other",
+        licence=licence,
         facts={
             "distractors": summary.rows,
             "with an error": summary.errors,
