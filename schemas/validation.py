@@ -1,12 +1,16 @@
 """Check a table or a written dataset against the contract and name every violation."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from schemas.fields import SCHEMA_VERSION, Table, is_required
 from schemas.tables import TABLES
@@ -34,14 +38,14 @@ def validate(
 ) -> list[Violation]:
     """Name every way in which `data` breaks the contract; an empty list means none.
 
-    `data` is a table, a `pyarrow.dataset`, or a folder with `data/*.parquet`, which is read in batches. `table` is the
-    contract's table, by default the one that the data's metadata names. `references` gives the datasets that this one
-    points to, by table name; references to tables not given are not checked.
+    `data` is a table, a `pyarrow.dataset`, or a folder (a path or `s3://bucket/prefix`) with `data/*.parquet`, which
+    is read in batches and without its pictures. `table` is the contract's table, by default the one that the data's
+    metadata names. `references` gives the datasets that this one points to, by table name; references to tables not
+    given are not checked. FileNotFoundError where a folder holds no such files.
     """
     source = _open(data)
-    metadata = {k.decode(): v.decode() for k, v in (source.schema.metadata or {}).items()}
     if table is None:
-        name = metadata.get("nearid_table")
+        name = (source.schema.metadata or {}).get(b"nearid_table", b"").decode()
         if name not in TABLES:
             known = ", ".join(sorted(TABLES))
             return [
@@ -50,7 +54,7 @@ def validate(
         table = TABLES[name]
     elif isinstance(table, str):
         table = TABLES[table]
-    found = list(_schema_violations(source.schema, table, metadata))
+    found = [v for schema, where in _schemas(source) for v in _schema_violations(schema, table, where)]
     if not any(v.column for v in found):
         found += _row_violations(source, table)
         found += _reference_violations(source, table, references or {})
@@ -62,18 +66,55 @@ def _open(data: "pa.Table | pads.Dataset | str | Path") -> pads.Dataset:
         return pads.dataset(data)
     if isinstance(data, pads.Dataset):
         return data
-    folder = Path(data)
-    files = sorted(folder.glob("data/*.parquet"))
+    text = str(data)
+    if "://" in text:
+        filesystem, root = pafs.FileSystem.from_uri(quote(text, safe="/:?&=@%+,~"))
+    else:
+        filesystem, root = pafs.LocalFileSystem(), os.path.abspath(text)
+    entries = filesystem.get_file_info(pafs.FileSelector(f"{root.rstrip('/')}/data", allow_not_found=True))
+    files = sorted(e.path for e in entries if e.base_name.endswith(".parquet") and not e.base_name.startswith("."))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no data/*.parquet: expected the folder of a written dataset")
-    return pads.dataset([str(file) for file in files], format="parquet")
+        raise FileNotFoundError(f"{text} holds no data/*.parquet: expected the folder of a written dataset")
+    return pads.dataset(files, filesystem=filesystem, format="parquet")
 
 
-def _schema_violations(schema: pa.Schema, table: Table, metadata: Mapping[str, str]) -> Iterator[Violation]:
-    version = metadata.get("nearid_schema_version")
+def _schemas(source: pads.Dataset) -> list[tuple[pa.Schema, str]]:
+    """Every different schema of the files, with the first file's name that has it; empty for the first of all."""
+    if not isinstance(source, pads.FileSystemDataset):
+        return [(source.schema, "")]
+    found: list[tuple[pa.Schema, str]] = []
+    for fragment in source.get_fragments():
+        schema = fragment.physical_schema
+        if not any(schema.equals(other, check_metadata=True) for other, _ in found):
+            found.append((schema, os.path.basename(fragment.path) if found else ""))
+    return found
+
+
+def _batches(source: pads.Dataset, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
+    """The columns `names` in batches; of a list column only the named fields are read where that can be done."""
+    tops = sorted({name.split(".")[0] for name in names})
+    if not isinstance(source, pads.FileSystemDataset):
+        yield from source.to_batches(columns=tops)
+        return
+    # A scanner would read whole lists, pictures and all; the Parquet reader can leave fields out.
+    wanted = [name.replace(".", ".list.element.") for name in names if "." in name]
+    wanted += [name for name in tops if not any(other.startswith(f"{name}.") for other in wanted)]
+    for fragment in source.get_fragments():
+        with fragment.open() as stream:
+            file = pq.ParquetFile(stream)
+            known = set(file.schema_arrow.names)
+            yield from file.iter_batches(columns=[name for name in wanted if name.split(".")[0] in known])
+
+
+def _schema_violations(schema: pa.Schema, table: Table, file: str) -> Iterator[Violation]:
+    for violation in _differences(schema, table.schema):
+        yield Violation(violation.column, f"{violation.message} (in {file})") if file else violation
+
+
+def _differences(schema: pa.Schema, expected: pa.Schema) -> Iterator[Violation]:
+    version = (schema.metadata or {}).get(b"nearid_schema_version", b"").decode() or None
     if version != SCHEMA_VERSION:
         yield Violation("", f"schema version {version!r}, expected {SCHEMA_VERSION!r}")
-    expected = table.schema
     for name in expected.names:
         places = schema.get_all_field_indices(name)
         if not places:
@@ -105,8 +146,7 @@ def _row_violations(source: pads.Dataset, table: Table) -> list[Violation]:
     seen: set[tuple] = set()
     doubled: list[tuple] = []
     required = [name for f in table.fields for name in _required(f)]
-    columns = sorted({name.split(".")[0] for name in (*required, *table.key, *table.allowed)})
-    for batch in source.to_batches(columns=columns):
+    for batch in _batches(source, dict.fromkeys((*required, *table.key, *table.allowed))):
         for name in required:
             nulls[name] = nulls.get(name, 0) + _values(batch, name).null_count
         for name, allowed in table.allowed.items():
@@ -152,7 +192,7 @@ def _reference_violations(
 
 def _keys(source: pads.Dataset, columns: tuple[str, ...]) -> set[tuple]:
     keys: set[tuple] = set()
-    for batch in source.to_batches(columns=sorted({name.split(".")[0] for name in columns})):
+    for batch in _batches(source, columns):
         keys.update(zip(*(_values(batch, name).to_pylist() for name in columns), strict=True))
     return keys
 

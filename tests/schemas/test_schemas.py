@@ -117,6 +117,46 @@ def test_another_version_and_a_table_without_a_name_are_refused():
         schemas.validate(Path("nowhere"))
 
 
+def _written(folder: Path, *tables: pa.Table) -> Path:
+    (folder / "data").mkdir(parents=True)
+    for place, table in enumerate(tables):
+        pq.write_table(table, folder / "data" / f"{place}.parquet")
+    return folder
+
+
+def test_a_folder_is_checked_like_a_table_and_no_picture_is_read(tmp_path):
+    good = _tuples(image={"bytes": b"not read", "path": "a.png"})
+    assert schemas.validate(_written(tmp_path / "one ä", good)) == []
+    assert schemas.validate(f"file://{tmp_path}/one ä") == []
+    odd, doubled = _tuples(mask_source="magic"), _tuples(prompt=None)
+    said = _said(schemas.validate(_written(tmp_path / "three", good, odd, doubled)))
+    assert "'magic' (1)" in said
+    assert "views.prompt: 1 null(s)" in said
+    assert "identity_id: 2 duplicate key(s), e.g. i" in said
+    # A file whose pictures cannot be read is found out by nobody here: they are left where they are.
+    path = tmp_path / "one ä" / "data" / "0.parquet"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"not read")
+    data[start - 20 : start] = bytes(20)
+    path.write_bytes(data)
+    assert schemas.validate(tmp_path / "one ä") == []
+
+
+def test_a_file_of_another_schema_among_good_ones_is_named(tmp_path):
+    good = _tuples()
+    folder = _written(tmp_path / "d", good, good.drop_columns(["category"]), good.append_column("x", [[1]]))
+    assert [str(v) for v in schemas.validate(folder)] == [
+        "category: missing column of type string (in 1.parquet)",
+        "x: unknown column (in 2.parquet)",
+    ]
+
+
+def test_references_may_be_folders(tmp_path):
+    tuples, lost = _written(tmp_path / "t", _tuples()), _distractors(_distractor(identity_id="i", view_id="w"))
+    said = _said(schemas.validate(_written(tmp_path / "d", lost), references={"tuples": tuples}))
+    assert said == "view_id: 1 value(s) do not exist in tuples, e.g. w"
+
+
 def test_the_documentation_page_is_the_one_the_schemas_give():
     page = Path(__file__).parents[2] / "docs" / "schemas.md"
     assert page.read_text().strip() == document().strip(), "run `python -m schemas.document > docs/schemas.md`"
