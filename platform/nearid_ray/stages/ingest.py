@@ -1,10 +1,12 @@
 """The ingest job: from a source to a tuples dataset."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from nearid_ray import job
 from nearid_ray.data.importers.importer import Importer
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
+from nearid_ray.data.importers.syncd import SyncdImporter, SyncdSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
@@ -41,11 +43,44 @@ class IngestPhotos:
         return PhotosImporter(self.source)
 
 
-SOURCES: dict[str, type[IngestToybox] | type[IngestPhotos]] = {"toybox": IngestToybox, "photos": IngestPhotos}
+@dataclass(frozen=True, kw_only=True)
+class IngestSyncd:
+    """Read SynCD: generated pictures of one object in several scenes."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: SyncdSettings
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return SyncdImporter(self.source)
+
+
+class IngestSettings(Protocol):
+    """What the settings of every source have; each names its importer."""
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def run(self) -> RunSettings: ...
+
+    @property
+    def tracking(self) -> TrackingSettings: ...
+
+    def importer(self) -> Importer: ...
+
+
+SOURCES: dict[str, type[IngestSettings]] = {
+    "toybox": IngestToybox,
+    "photos": IngestPhotos,
+    "syncd": IngestSyncd,
+}
 """Settings of the job by the name of the source."""
 
 
-def run_ingest(settings: IngestToybox | IngestPhotos) -> job.Job:
+def run_ingest(settings: IngestSettings) -> job.Job:
     """List the source, plan, and make what is missing."""
     importer = settings.importer()
     output = Dataset(job.output_of(settings.output, settings.tracking))
