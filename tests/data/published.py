@@ -1,0 +1,73 @@
+"""Small datasets in the layouts in which the real ones are published, for tests. All pictures are drawn here."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+SIZE_PX = 48
+
+
+def scene(seed: int, size_px: int = SIZE_PX) -> np.ndarray:
+    """A smooth coloured picture (H, W, 3), which JPEG hardly changes."""
+    rough = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
+    return cv2.resize(rough, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
+
+
+def disc(size_px: int = SIZE_PX, radius_px: int = 14, centre: tuple[int, int] = (26, 22)) -> np.ndarray:
+    """A mask (H, W) of 0 and 255 with a disc at (x, y)."""
+    return cv2.circle(np.zeros((size_px, size_px), np.uint8), centre, radius_px, 255, cv2.FILLED)
+
+
+def rendered(mask_HW: np.ndarray) -> np.ndarray:
+    """A grey object with a dark stripe on black, as a renderer saves it."""
+    image_HW3 = np.zeros((*mask_HW.shape, 3), np.uint8)
+    image_HW3[mask_HW > 0] = (150, 140, 120)
+    middle = mask_HW.shape[0] // 2
+    image_HW3[middle - 2 : middle + 1, middle - 4 : middle + 4] = 0
+    return image_HW3
+
+
+def encoded(array: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def put(file: Path, data: bytes | str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data.encode() if isinstance(data, str) else data)
+    return file
+
+
+def syncd_record(stem: str, *, kind: str = "rigid", views: int = 3, scores: bool = False, **changes: Any) -> dict:
+    """A record of SynCD's metadata whose pictures are STEM_0.jpg, STEM_1.jpg, ..."""
+    record: dict[str, Any] = {
+        "filenames": [f"{stem}_{place}.jpg" for place in range(views)],
+        "prompts": [f"a red mug {where}" for where in ("on a table", "is by a window", "in the sand")[:views]],
+        "objaverse_id": f"asset{stem}" if kind == "rigid" else "",
+        "category": kind,
+    }
+    if kind == "rigid":
+        record["original_filenames"] = [f"renders/asset{stem}/0000{place}.png" for place in range(views)]
+    if scores:
+        record["aesthetics_scores"] = {f"{stem}_{place}": 5.5 + place for place in range(views)}
+        record["dino_scores"] = [[0.7 + 0.1 * j if j > i else 0.0 for j in range(views)] for i in range(views)]
+    return record | changes
+
+
+def write_syncd(root: Path, records: list[dict], metadata: str = "metadata.json") -> Path:
+    """SynCD's folder: JPEG pictures, JPEG masks (rendered on black; an eighth of the size if deformable), metadata."""
+    for number, record in enumerate(records):
+        for place, name in enumerate(record["filenames"]):
+            mask_HW = disc(centre=(22 + 2 * place, 24))
+            small_HW = cv2.resize(disc(radius_px=16, centre=(24, 24)), (6, 6), interpolation=cv2.INTER_AREA)
+            drawn = rendered(mask_HW) if record["category"] == "rigid" else small_HW
+            put(root / name, encoded(scene(10 * number + place), "JPEG", quality=95))
+            put(root / "masks" / f"{Path(name).stem}.jpg", encoded(drawn, "JPEG", quality=75))
+    put(root / metadata, json.dumps(records))
+    return root
