@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from nearid_ray.synthesis.compose import background_max_difference, compose, object_mean_difference, verdict
+from nearid_ray.data.difference import background_max_difference, object_mean_difference, verdict
+from nearid_ray.synthesis.compose import compose
 
 
 def pictures(seed: int = 0, size: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from nearid_ray.data.difference import background_max_difference, object_mean_difference, verdict
 from nearid_ray.data.masks import dilate_mask
-from nearid_ray.synthesis.compose import background_max_difference, compose, object_mean_difference, verdict
+from nearid_ray.synthesis.compose import compose
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
 from nearid_ray.synthesis.engines.exemplar import ExemplarEngine, ExemplarSettings, place_donor
 

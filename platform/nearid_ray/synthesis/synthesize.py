@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearid_ray.data.card import licence_of, write_card
+from nearid_ray.data.difference import background_max_difference, object_mean_difference, verdict
 from nearid_ray.data.images import decode_mask, decode_rgb, encode_png, resize_mask, resize_rgb
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
 from nearid_ray.data.plan import Plan, make_plan
@@ -17,7 +18,7 @@ from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.catalog import make_engines
-from nearid_ray.synthesis.compose import background_max_difference, compose, object_mean_difference, verdict
+from nearid_ray.synthesis.compose import compose
 from nearid_ray.synthesis.engine import Engine, EngineRequest, EngineResult
 from nearid_ray.synthesis.plan import ViewPlace, list_views, plan_synthesis
 from schemas import DISTRACTORS, SPLITS
