@@ -1,12 +1,15 @@
 """The folded attention-pooling head is transformers' head, gradients included."""
 
+import math
+
 import pytest
 import torch
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from nearid_ray.errors import UsageError
-from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.models import pooling
+from nearid_ray.models.head import AttentionPoolingHead, embed_with_all
 
 WIDTH, HEADS, MLP_WIDTH, EPS = 48, 4, 80, 1e-6
 
@@ -26,23 +29,53 @@ def pair_of_heads(dtype: torch.dtype) -> tuple[AttentionPoolingHead, torch.nn.Mo
     return ours.to(dtype), theirs.to(dtype)
 
 
+def outcome(head: torch.nn.Module, tokens_BTD: torch.Tensor, direction_BD: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The embedding and all gradients of a linear function of it."""
+    leaf_BTD = tokens_BTD.clone().requires_grad_()
+    embedding_BD = head(leaf_BTD)
+    (embedding_BD * direction_BD).sum().backward()
+    named = {name: parameter.grad for name, parameter in head.named_parameters()}
+    return named | {"tokens": leaf_BTD.grad, "embedding": embedding_BD.detach()}
+
+
+@pytest.mark.parametrize("way", ["together", "in parts", "image by image"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_output_and_every_gradient_equal_those_of_transformers(dtype: torch.dtype, tolerance: float) -> None:
+def test_output_and_every_gradient_equal_those_of_transformers(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, way: str
+) -> None:
+    if way == "in parts":
+        monkeypatch.setattr(pooling, "_PART_BYTES", {"cpu": 2 * 23 * WIDTH * dtype.itemsize})  # of 2, 2 and 1 images
+    if way == "image by image":
+        monkeypatch.setattr(pooling, "_LARGE_IMAGE", 1)
     ours, theirs = pair_of_heads(dtype)
     tokens_BTD = torch.randn(5, 23, WIDTH, dtype=dtype)
     direction_BD = torch.randn(5, WIDTH, dtype=dtype)
-    gradients = []
-    for head in (ours, theirs):
-        leaf_BTD = tokens_BTD.clone().requires_grad_()
-        embedding_BD = head(leaf_BTD)
-        (embedding_BD * direction_BD).sum().backward()
-        named = {name: parameter.grad for name, parameter in head.named_parameters()}
-        gradients.append(named | {"tokens": leaf_BTD.grad, "embedding": embedding_BD.detach()})
-    mine, reference = gradients
+    mine, reference = (outcome(head, tokens_BTD, direction_BD) for head in (ours, theirs))
     assert mine.keys() == reference.keys()
     for name, expected in reference.items():
         scale = max(1.0, expected.abs().max().item())
         assert (mine[name] - expected).abs().max().item() <= tolerance * scale, name
+
+
+def test_in_bfloat16_it_is_as_near_to_the_exact_head_as_transformers() -> None:
+    exact, _ = pair_of_heads(torch.float64)
+    ours, theirs = pair_of_heads(torch.bfloat16)
+    exact.load_state_dict(ours.state_dict())  # the rounded weights
+    tokens_BTD, direction_BD = torch.randn(8, 40, WIDTH).bfloat16(), torch.randn(8, WIDTH).bfloat16()
+    mine, reference = (outcome(head, tokens_BTD, direction_BD) for head in (ours, theirs))
+    for name, expected in outcome(exact, tokens_BTD.double(), direction_BD.double()).items():
+        size = expected.norm().item()
+        if name == "attention.in_proj_bias":  # the part of the keys is zero but for rounding
+            size = max(size, 1e-6)
+        assert mine[name].dtype == torch.bfloat16
+        errors = [(result[name].double() - expected).norm().item() / size for result in (mine, reference)]
+        assert errors[0] <= max(1.5 * errors[1], 0.004), (name, errors)
+
+
+def test_the_gradient_of_tokens_is_that_of_finite_differences() -> None:
+    ours, _ = pair_of_heads(torch.float64)
+    tokens_BTD = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda tokens_BTD: ours(tokens_BTD)[:, :4], tokens_BTD)
 
 
 def test_state_dict_has_the_same_names_and_shapes_as_transformers() -> None:
@@ -62,6 +95,8 @@ def test_attention_sums_to_one_and_is_that_of_transformers() -> None:
     assert mine_BHT.shape == (3, HEADS, 17)
     torch.testing.assert_close(mine_BHT.sum(-1), torch.ones(3, HEADS, dtype=torch.float64))
     torch.testing.assert_close(mine_BHT, reference_B1HT[:, :, 0])
+    _, averaged_B1T = theirs.attention(theirs.probe.repeat(3, 1, 1), tokens_BTD, tokens_BTD)
+    torch.testing.assert_close(ours.mean_attention_BT(tokens_BTD), averaged_B1T[:, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -80,6 +115,60 @@ def test_autocast_computes_in_its_own_type_and_stays_close() -> None:
         rough_BD = ours(tokens_BTD)
     similarity_B = torch.cosine_similarity(rough_BD.float(), ours(tokens_BTD))
     assert similarity_B.min() > 0.999
+
+
+def test_several_heads_in_one_pass_give_what_each_gives_alone() -> None:
+    torch.manual_seed(5)
+    heads = [AttentionPoolingHead(WIDTH, attention_heads, MLP_WIDTH) for attention_heads in (4, 4, 2)]
+    tokens_BTD, direction_BD = torch.randn(6, 11, WIDTH), torch.randn(6, WIDTH)
+    alone = [outcome(head, tokens_BTD, direction_BD) for head in heads]
+    for head in heads:
+        head.zero_grad()
+    together = embed_with_all(heads, tokens_BTD)
+    sum((embedding_BD * direction_BD).sum() for embedding_BD in together).backward()  # type: ignore[union-attr]
+    for head, embedding_BD, expected in zip(heads, together, alone, strict=True):
+        torch.testing.assert_close(embedding_BD.detach(), expected["embedding"])
+        for name, parameter in head.named_parameters():
+            torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_heads_of_different_widths_do_not_share_a_pass() -> None:
+    heads = [AttentionPoolingHead(width, 4, MLP_WIDTH) for width in (WIDTH, 2 * WIDTH)]
+    with pytest.raises(ValueError, match=r"one width and type, got width 48, torch.float32; width 96"):
+        embed_with_all(heads, torch.zeros(1, 2, WIDTH))
+    with pytest.raises(ValueError, match="got none"):
+        embed_with_all([], torch.zeros(1, 2, WIDTH))
+
+
+def test_a_new_head_depends_on_its_seed_alone_and_leaves_the_random_state() -> None:
+    torch.manual_seed(1)
+    first = AttentionPoolingHead.initialised(WIDTH, HEADS, MLP_WIDTH, seed=3).state_dict()
+    torch.manual_seed(2)
+    following = torch.rand(1)
+    torch.manual_seed(2)
+    again = AttentionPoolingHead.initialised(WIDTH, HEADS, MLP_WIDTH, seed=3)
+    AttentionPoolingHead.from_state_dict(again.state_dict(), HEADS)
+    assert torch.equal(torch.rand(1), following)
+    other = AttentionPoolingHead.initialised(WIDTH, HEADS, MLP_WIDTH, seed=4).state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, first[name]), name
+        assert torch.equal(value, other[name]) == (value.ndim == 1), name
+
+
+def test_a_new_head_has_bounded_matrices_no_biases_and_an_identity_norm() -> None:
+    state = AttentionPoolingHead.initialised(64, 4, 256).state_dict()
+    assert all(not value.any() for name, value in state.items() if name.endswith("bias"))
+    assert torch.equal(state["layernorm.weight"], torch.ones(64))
+    shapes = {"probe": (64, 64), "attention.in_proj_weight": (192, 64), "mlp.fc1.weight": (256, 64)}
+    for name, (rows, columns) in shapes.items():
+        bound = math.sqrt(6 / (rows + columns))
+        assert 0.9 * bound < state[name].abs().max() <= bound
+        assert state[name].std().item() == pytest.approx(bound / math.sqrt(3), rel=0.25 if name == "probe" else 0.05)
+
+
+def test_images_without_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="without tokens"):
+        pair_of_heads(torch.float32)[0](torch.zeros(2, 0, WIDTH))
 
 
 def test_an_empty_batch_gives_every_parameter_a_zero_gradient() -> None:

@@ -15,7 +15,8 @@ only twice. The bias of the keys shifts all scores of a head alike, which a soft
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nearid_ray.errors import UsageError
+from nearid_ray.models.pooling import attention_weights, pool_tokens
+from nearid_ray.models.products import linear
 
 
 class AttentionPoolingHead(nn.Module):
@@ -57,14 +60,14 @@ class AttentionPoolingHead(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], heads: int, eps: float = 1e-6) -> Self:
-        """A head holding `state`, its widths read from the weights; float32.
+        """A head holding a copy of `state`, its widths read from the weights; float32.
 
         Raises:
             UsageError: `state` is not the state of such a head.
         """
         try:
             width, mlp_width = state["probe"].shape[-1], state["mlp.fc1.weight"].shape[0]
-            head = cls(width, heads, mlp_width, eps)
+            head = cls._empty(width, heads, mlp_width, eps)
             head.load_state_dict(dict(state))
         except (KeyError, RuntimeError, ValueError) as error:
             raise UsageError(
@@ -72,48 +75,119 @@ class AttentionPoolingHead(nn.Module):
             ) from error
         return head
 
+    @classmethod
+    def initialised(cls, width: int, heads: int, mlp_width: int, eps: float = 1e-6, *, seed: int = 0) -> Self:
+        """A new head for a backbone that has none: the same weights for the same sizes and seed, on any machine.
+
+        All matrices and the probe are uniform in +-sqrt(6 / (rows + columns)) (Glorot and Bengio 2010; the three
+        projections of the attention as one matrix of 3 D rows, as SigLIP has it; the probe as one of D rows and D
+        columns, so that it is about as long as a token after a layer norm is in one direction), all biases zero, the
+        layer norm the identity.
+        """
+        head = cls._empty(width, heads, mlp_width, eps)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in head.named_parameters():
+                if parameter.ndim > 1:
+                    rows, columns = (width, width) if name == "probe" else parameter.shape
+                    bound = math.sqrt(6 / (rows + columns))
+                    parameter.uniform_(-bound, bound, generator=generator)
+                else:
+                    parameter.fill_(1.0 if name == "layernorm.weight" else 0.0)
+        return head
+
+    @classmethod
+    def _empty(cls, width: int, heads: int, mlp_width: int, eps: float) -> Self:
+        """A head whose weights are still to be written; takes nothing from torch's random state."""
+        with torch.device("meta"):
+            head = cls(width, heads, mlp_width, eps)
+        return head.to_empty(device="cpu")
+
     def forward(self, tokens_BTD: Tensor) -> Tensor:
         """Embeddings of images, not normalised.
 
         Args:
             tokens_BTD: the backbone's tokens after its last layer norm, in any floating type. Outside autocast they
-                are brought to the type of the weights; inside it they are left to autocast.
+                are computed with in the type of the weights, inside it in that of the autocast.
 
         Returns:
             embedding_BD in the type of the weights (under autocast: the type of the autocast).
         """
-        tokens_BTD = self._matched(tokens_BTD)
-        weight_BTH = self._attention_BTH(tokens_BTD)
-        context_BHD = torch.matmul(weight_BTH.transpose(1, 2).to(tokens_BTD.dtype), tokens_BTD)
-        _, _, value_weight_DD = self.attention.in_proj_weight.chunk(3)
-        _, key_bias_D, value_bias_D = self.attention.in_proj_bias.chunk(3)
-        value_weight_HED = value_weight_DD.view(self.heads, self.width // self.heads, self.width)
-        value_BHE = torch.einsum("bhd,hed->bhe", context_BHD, value_weight_HED)
-        value_BD = value_BHE.reshape(-1, self.width) + value_bias_D
-        # The key bias has no effect; distributed training still needs a gradient, a zero, for every parameter.
-        pooled_BD = self.attention.out_proj(value_BD) + 0.0 * key_bias_D.sum()
-        return pooled_BD + self.mlp(self.layernorm(pooled_BD))
+        self._check(tokens_BTD)
+        return embed_with_all([self], tokens_BTD)[0]
 
     def attention_BHT(self, tokens_BTD: Tensor) -> Tensor:
-        """How much every token counts in each attention head; sums to one over the tokens."""
-        return self._attention_BTH(self._matched(tokens_BTD)).transpose(1, 2)
+        """How much every token counts in each attention head, in at least float32; sums to one over the tokens."""
+        self._check(tokens_BTD)
+        folded_HD = self._projections().folded_HD()
+        return attention_weights(tokens_BTD, folded_HD, self._computed_in(tokens_BTD)).transpose(1, 2)
 
-    def _attention_BTH(self, tokens_BTD: Tensor) -> Tensor:
-        head_width = self.width // self.heads
-        query_weight_DD, key_weight_DD, _ = self.attention.in_proj_weight.chunk(3)
-        query_bias_D, _, _ = self.attention.in_proj_bias.chunk(3)
-        query_D = functional.linear(self.probe.view(self.width), query_weight_DD, query_bias_D)
-        query_HE = query_D.view(self.heads, head_width) / math.sqrt(head_width)
-        key_weight_HED = key_weight_DD.view(self.heads, head_width, self.width)
-        folded_HD = torch.einsum("he,hed->hd", query_HE, key_weight_HED)
-        return torch.softmax(torch.matmul(tokens_BTD, folded_HD.t()), dim=1)
+    def mean_attention_BT(self, tokens_BTD: Tensor) -> Tensor:
+        """How much every token counts on average over the attention heads; sums to one over the tokens."""
+        return self.attention_BHT(tokens_BTD).mean(dim=1)
 
-    def _matched(self, tokens_BTD: Tensor) -> Tensor:
+    def _check(self, tokens_BTD: Tensor) -> None:
         if tokens_BTD.ndim != 3 or tokens_BTD.shape[-1] != self.width:
             raise ValueError(f"expected tokens of shape (images, tokens, {self.width}), got {tuple(tokens_BTD.shape)}")
-        if torch.is_autocast_enabled(tokens_BTD.device.type):
-            return tokens_BTD.to(torch.get_autocast_dtype(tokens_BTD.device.type))
-        return tokens_BTD.to(self.probe.dtype)
+
+    def _computed_in(self, tokens_BTD: Tensor) -> torch.dtype:
+        device = tokens_BTD.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.probe.dtype
+
+    def _projections(self) -> "_Projections":
+        # Cut once: every cut would cost a copy of the whole matrix in the backward pass.
+        weights = self.attention.in_proj_weight.view(3, self.heads, self.width // self.heads, self.width).unbind()
+        biases = self.attention.in_proj_bias.view(3, self.width).unbind()
+        return _Projections(self.probe, *weights, *biases)
+
+    def _embedding_BD(self, context_BHD: Tensor, projections: "_Projections") -> Tensor:
+        """Embeddings from the tokens' averages: values, output projection, MLP."""
+        value_HBE = torch.bmm(context_BHD.transpose(0, 1), projections.value_weight_HED.transpose(1, 2))
+        value_BD = value_HBE.transpose(0, 1).reshape(-1, self.width) + projections.value_bias_D
+        # The key bias has no effect; distributed training still needs a gradient, a zero, for every parameter.
+        output_bias_D = self.attention.out_proj.bias + 0.0 * projections.key_bias_D.sum()
+        pooled_BD = linear(value_BD, self.attention.out_proj.weight, output_bias_D)
+        return pooled_BD + self.mlp(self.layernorm(pooled_BD))
+
+
+def embed_with_all(heads: Sequence[AttentionPoolingHead], tokens_BTD: Tensor) -> list[Tensor]:
+    """embedding_BD by each of several heads of one token width, not normalised; the tokens are read once for all.
+
+    Raises:
+        ValueError: there is no head, or they are not of one token width and type.
+    """
+    if len({(head.width, head.probe.dtype) for head in heads}) != 1:
+        said = "; ".join(f"width {head.width}, {head.probe.dtype}" for head in heads)
+        raise ValueError(f"expected heads of one width and type, got {said or 'none'}")
+    heads[0]._check(tokens_BTD)
+    projections = [head._projections() for head in heads]
+    folded_HD = torch.cat([part.folded_HD() for part in projections])
+    context_BHD = pool_tokens(tokens_BTD, folded_HD, heads[0]._computed_in(tokens_BTD))
+    contexts = context_BHD.split([head.heads for head in heads], dim=1)
+    return [head._embedding_BD(own_BHD, part) for head, own_BHD, part in zip(heads, contexts, projections, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Projections:
+    """A head's probe and the cut weights of its attention."""
+
+    probe_11D: Tensor
+    query_weight_HED: Tensor
+    key_weight_HED: Tensor
+    value_weight_HED: Tensor
+    query_bias_D: Tensor
+    key_bias_D: Tensor
+    value_bias_D: Tensor
+
+    def folded_HD(self) -> Tensor:
+        """What the tokens are compared with, u_h, in at least float32: its rounding would be that of all scores."""
+        heads, head_width, width = self.key_weight_HED.shape
+        dtype = torch.promote_types(self.probe_11D.dtype, torch.float32)
+        with torch.autocast(self.probe_11D.device.type, enabled=False):
+            weight_DD = self.query_weight_HED.reshape(width, width).to(dtype)
+            query_D = functional.linear(self.probe_11D.view(width).to(dtype), weight_DD, self.query_bias_D.to(dtype))
+            query_H1E = query_D.view(heads, 1, head_width) / math.sqrt(head_width)
+            return torch.bmm(query_H1E, self.key_weight_HED.to(dtype))[:, 0]
 
 
 class _Mlp(nn.Module):
@@ -123,4 +197,5 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(embedding_BD), approximate="tanh"))
+        hidden_BM = functional.gelu(linear(embedding_BD, self.fc1.weight, self.fc1.bias), approximate="tanh")
+        return linear(hidden_BM, self.fc2.weight, self.fc2.bias)
