@@ -1,0 +1,67 @@
+"""Reading what is small in a dataset: every column but pictures and vectors, shard by shard."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nearid_ray.data.store import Dataset, Location
+from nearid_ray.errors import UsageError
+from schemas import IMAGE, Table
+
+_AHEAD = 8
+"""Shards read at the same time: on S3 a small read waits for the network most of the time."""
+
+
+def light_columns(table: Table) -> list[str]:
+    """Names of the columns without pictures and vectors; a dot reaches into the structs of a list column."""
+    names = []
+    for field in table.fields:
+        if field.type.equals(IMAGE):
+            continue
+        if not pa.types.is_list(field.type):
+            names.append(field.name)
+        elif pa.types.is_struct(field.type.value_type):
+            inner = field.type.value_type
+            names += [f"{field.name}.{f.name}" for f in inner.fields if not f.type.equals(IMAGE)]
+    return names
+
+
+def picture_columns(table: Table) -> list[str]:
+    """Names of the columns that hold pictures; a dot reaches into the structs of a list column."""
+    names = [field.name for field in table.fields if field.type.equals(IMAGE)]
+    for field in table.fields:
+        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+            names += [f"{field.name}.{f.name}" for f in field.type.value_type.fields if f.type.equals(IMAGE)]
+    return names
+
+
+def parquet_paths(names: Sequence[str]) -> list[str]:
+    """Column names as the Parquet reader wants them: `views.x` is a field of the structs in the list `views`."""
+    return [name.replace(".", ".list.element.", 1) for name in names]
+
+
+def read_columns(place: Location, names: Sequence[str]) -> pa.Table:
+    """Some columns of one shard; nothing else of it is read. Raises OSError or pyarrow's errors on a broken file."""
+    with place.filesystem.open_input_file(place.path) as stream:
+        return pq.ParquetFile(stream).read(columns=parquet_paths(names))
+
+
+def iterate(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """(shard, its columns `names`) in the order of the shards; a few are read ahead."""
+    shards = dataset.shards()
+    with ThreadPoolExecutor(_AHEAD) as threads:
+        for start in range(0, len(shards), _AHEAD):
+            part = shards[start : start + _AHEAD]
+            yield from zip(part, threads.map(lambda name: read_columns(dataset.shard(name), names), part), strict=True)
+
+
+def check_complete(dataset: Dataset) -> None:
+    """UsageError where planned shards of the dataset are missing."""
+    missing = dataset.missing_shards()
+    if missing:
+        raise UsageError(
+            f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
+            "run the job that writes it again"
+        )
