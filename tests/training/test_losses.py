@@ -1,209 +1,164 @@
-"""The NearID loss against explicit loops, and its edge cases."""
+"""The NearID loss as a module of its own: un-normalised embeddings, masks, precision, odd input."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nearid_ray.training.losses import EmbeddedTuples, LossValue, NearIdObjective, Reduction, nearid_terms
+from nearid_ray.training.losses import EmbeddedTuples, LossValue, NearIDLoss, NearIdObjective
 from nearid_ray.training.pool import Workers, gather_pool
 
-TEMPERATURE = 0.07
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def random_tuples(
-    anchors: int, positives: int, distractors: int, width: int = 6, missing: float = 0.4, seed: int = 0
-) -> EmbeddedTuples:
-    generator = torch.Generator().manual_seed(seed)
+def random_batch(anchors: int = 6, positives: int = 2, distractors: int = 3, dtype=torch.float64) -> Batch:
+    """Embeddings of any length, and masks with gaps."""
+    generator = torch.Generator().manual_seed(anchors)
 
-    def unit(*shape: int) -> Tensor:
-        return functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+    def leaf(*shape: int) -> Tensor:
+        return (4 * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
 
-    return EmbeddedTuples(
-        anchor_BD=unit(anchors, width).requires_grad_(),
-        positive_BPD=unit(anchors, positives, width).requires_grad_(),
-        positive_valid_BP=torch.rand(anchors, positives, generator=generator) >= missing,
-        distractor_BKD=unit(anchors, distractors, width).requires_grad_(),
-        distractor_valid_BK=torch.rand(anchors, distractors, generator=generator) >= missing,
+    return (
+        leaf(anchors, 8),
+        leaf(anchors, positives, 8),
+        leaf(anchors, distractors, 8),
+        torch.rand(anchors, positives, generator=generator) > 0.3,
+        torch.rand(anchors, distractors, generator=generator) > 0.3,
     )
 
 
-def loss_of(tuples: EmbeddedTuples, objective: NearIdObjective) -> LossValue:
-    pool = gather_pool(tuples.positive_BPD, tuples.positive_valid_BP, Workers())
-    return objective(tuples, pool, Workers())
+def objective_value(batch: Batch, objective: NearIdObjective) -> LossValue:
+    anchor, positive, distractor, has_positive, has_distractor = batch
+    tuples = EmbeddedTuples(
+        anchor_BD=functional.normalize(anchor, dim=-1),
+        positive_BPD=functional.normalize(positive, dim=-1),
+        positive_valid_BP=has_positive,
+        distractor_BKD=functional.normalize(distractor, dim=-1),
+        distractor_valid_BK=has_distractor,
+    )
+    return objective(tuples, gather_pool(tuples.positive_BPD, has_positive, Workers()), Workers())
 
 
-def loss_by_loops(tuples: EmbeddedTuples, alpha: float, beta: float, reduction: Reduction) -> tuple[float, ...]:
-    """(loss, disc, rank, cohesion) of Eq. 1 to 3, one scalar at a time."""
-    anchor = tuples.anchor_BD.detach().numpy()
-    positive = tuples.positive_BPD.detach().numpy()
-    distractor = tuples.distractor_BKD.detach().numpy()
-    has_positive, has_distractor = tuples.positive_valid_BP.numpy(), tuples.distractor_valid_BK.numpy()
-    anchors, positives = has_positive.shape
-    distractors = has_distractor.shape[1]
-
-    def logit(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-        return sum(float(x) * float(y) for x, y in zip(a, b, strict=True)) / TEMPERATURE
-
-    disc: dict[int, list[float]] = {p: [] for p in range(positives)}
-    rank: dict[int, list[float]] = {k: [] for k in range(distractors)}
-    cohesion: list[float] = []
-    for i in range(anchors):
-        exponentials, negatives = [], []
-        for j in range(anchors):
-            for p in range(positives):
-                if has_positive[j, p]:
-                    exponentials.append(math.exp(logit(anchor[i], positive[j, p])))
-                    if j != i:
-                        negatives.append(math.exp(logit(anchor[i], positive[j, p])))
-        for k in range(distractors):
-            if has_distractor[i, k]:
-                exponentials.append(math.exp(logit(anchor[i], distractor[i, k])))
-        for p in range(positives):
-            if has_positive[i, p]:
-                disc[p].append(-logit(anchor[i], positive[i, p]) + math.log(sum(exponentials)))
-        for k in range(distractors):
-            if has_distractor[i, k]:
-                gap = math.log(sum(negatives)) - logit(anchor[i], distractor[i, k]) if negatives else None
-                rank[k].append(math.log1p(math.exp(gap)) if gap is not None else 0.0)
-        own = [positive[i, p] for p in range(positives) if has_positive[i, p]]
-        if len(own) < 2:
-            cohesion.append(0.0)
-        else:
-            prototype = sum(own) / math.sqrt(sum(float(x) ** 2 for x in sum(own)))
-            cohesion.append(sum(1 - float(np.dot(vector, prototype)) for vector in own) / len(own))
-
-    def average(slots: dict[int, list[float]]) -> float:
-        if reduction == "pairs":
-            everything = [value for values in slots.values() for value in values]
-            return sum(everything) / len(everything) if everything else 0.0
-        means = [sum(values) / len(values) for values in slots.values() if values]
-        return sum(means) / len(means) if means else 0.0
-
-    together = sum(cohesion) / len(cohesion) if cohesion else 0.0
-    return average(disc) + alpha * average(rank) + beta * together, average(disc), average(rank), together
+def test_it_is_the_objective_on_normalised_embeddings() -> None:
+    batch = random_batch()
+    got = NearIDLoss(alpha=0.7, beta=0.2, temperature=0.1, reduction="pairs")(*batch)
+    expected = objective_value(batch, NearIdObjective(alpha=0.7, beta=0.2, temperature=0.1, reduction="pairs"))
+    assert got.loss.item() == pytest.approx(expected.loss.item(), abs=1e-12)
+    assert list(got.terms) == ["discrimination", "ranking", "cohesion"]
+    assert [term.item() for term in got.terms.values()] == pytest.approx(list(expected.parts.values()), abs=1e-12)
+    weighted = got.terms["discrimination"] + 0.7 * got.terms["ranking"] + 0.2 * got.terms["cohesion"]
+    assert got.loss.item() == pytest.approx(weighted.item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("reduction", ["paper", "pairs"])
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.0), (0.0, 0.0), (2.0, 0.1)])
-@pytest.mark.parametrize(
-    ("anchors", "positives", "distractors", "missing"),
-    [(7, 2, 3, 0.0), (7, 2, 3, 0.4), (9, 3, 4, 0.7), (5, 1, 1, 0.3), (6, 2, 0, 0.2), (1, 2, 3, 0.0), (4, 2, 3, 1.0)],
-)
-def test_loss_and_its_parts_equal_explicit_loops(
-    anchors: int, positives: int, distractors: int, missing: float, alpha: float, beta: float, reduction: Reduction
-) -> None:
-    tuples = random_tuples(anchors, positives, distractors, missing=missing, seed=anchors)
-    got = loss_of(tuples, NearIdObjective(alpha=alpha, beta=beta, temperature=TEMPERATURE, reduction=reduction))
-    loss, disc, rank, together = loss_by_loops(tuples, alpha, beta, reduction)
-    assert got.loss.item() == pytest.approx(loss, abs=1e-12)
-    assert got.parts == pytest.approx({"disc": disc, "rank": rank, "cohesion": together}, abs=1e-12)
+def test_the_length_of_embeddings_does_not_matter() -> None:
+    batch = random_batch()
+    longer = (batch[0] * 7, batch[1] * 0.01, batch[2] * 3, *batch[3:])
+    assert NearIDLoss()(*batch).loss.item() == pytest.approx(NearIDLoss()(*longer).loss.item(), abs=1e-12)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    tuples = random_tuples(4, 2, 3, width=3, missing=0.3, seed=5)
-    objective = NearIdObjective(alpha=0.5, beta=0.1)
-
-    def loss(anchor_BD: Tensor, positive_BPD: Tensor, distractor_BKD: Tensor) -> Tensor:
-        moved = EmbeddedTuples(
-            anchor_BD=anchor_BD,
-            positive_BPD=positive_BPD,
-            positive_valid_BP=tuples.positive_valid_BP,
-            distractor_BKD=distractor_BKD,
-            distractor_valid_BK=tuples.distractor_valid_BK,
-        )
-        return loss_of(moved, objective).loss
-
-    assert torch.autograd.gradcheck(loss, (tuples.anchor_BD, tuples.positive_BPD, tuples.distractor_BKD))
-
-
-def test_paper_and_pairs_agree_when_every_slot_is_filled_and_differ_when_some_are_missing() -> None:
-    full, gaps = random_tuples(8, 2, 3, missing=0.0), random_tuples(8, 2, 3, missing=0.4)
-    paper, pairs = NearIdObjective(reduction="paper"), NearIdObjective(reduction="pairs")
-    assert loss_of(full, paper).loss.item() == pytest.approx(loss_of(full, pairs).loss.item(), abs=1e-12)
-    assert abs(loss_of(gaps, paper).loss.item() - loss_of(gaps, pairs).loss.item()) > 1e-3
+def test_without_masks_every_slot_is_there() -> None:
+    anchor, positive, distractor, has_positive, has_distractor = random_batch()
+    everything = torch.ones_like(has_positive), torch.ones_like(has_distractor)
+    expected = NearIDLoss()(anchor, positive, distractor, *everything).loss.item()
+    assert NearIDLoss()(anchor, positive, distractor).loss.item() == expected
+    assert NearIDLoss()(anchor, positive, distractor, has_positive, has_distractor).loss.item() != expected
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_missing_slots_change_neither_value_nor_gradients_even_when_they_hold_nan(beta: float) -> None:
-    clean = random_tuples(6, 2, 3, seed=2)
-    positive_BPD, distractor_BKD = clean.positive_BPD.detach().clone(), clean.distractor_BKD.detach().clone()
-    positive_BPD[~clean.positive_valid_BP] = float("nan")
-    distractor_BKD[~clean.distractor_valid_BK] = float("nan")
-    spoilt = EmbeddedTuples(
-        anchor_BD=clean.anchor_BD.detach().clone().requires_grad_(),
-        positive_BPD=positive_BPD.requires_grad_(),
-        positive_valid_BP=clean.positive_valid_BP,
-        distractor_BKD=distractor_BKD.requires_grad_(),
-        distractor_valid_BK=clean.distractor_valid_BK,
+    clean = random_batch()
+    positive, distractor = clean[1].detach().clone(), clean[2].detach().clone()
+    positive[~clean[3]], distractor[~clean[4]] = float("nan"), float("inf")
+    spoilt = (
+        clean[0].detach().clone().requires_grad_(),
+        positive.requires_grad_(),
+        distractor.requires_grad_(),
+        *clean[3:],
     )
-    losses = []
-    for tuples in (clean, spoilt):
-        losses.append(loss_of(tuples, NearIdObjective(beta=beta)).loss)
-        losses[-1].backward()
+    losses = [NearIDLoss(beta=beta)(*batch).loss for batch in (clean, spoilt)]
+    for loss in losses:
+        loss.backward()
     assert losses[0].item() == losses[1].item()
-    for name in ("anchor_BD", "positive_BPD", "distractor_BKD"):
-        assert torch.equal(getattr(clean, name).grad, getattr(spoilt, name).grad), name
-    assert not spoilt.positive_BPD.grad[~clean.positive_valid_BP].any()
-
-
-def test_without_batch_negatives_the_rank_term_is_zero_and_counts() -> None:
-    tuples = random_tuples(2, 1, 2, missing=0.0)
-    alone = EmbeddedTuples(
-        anchor_BD=tuples.anchor_BD,
-        positive_BPD=tuples.positive_BPD,
-        positive_valid_BP=torch.tensor([[True], [False]]),
-        distractor_BKD=tuples.distractor_BKD,
-        distractor_valid_BK=torch.tensor([[True, True], [True, True]]),
-    )
-    pool = gather_pool(alone.positive_BPD, alone.positive_valid_BP, Workers())
-    rank_BK = nearid_terms(alone, pool, TEMPERATURE).rank_BK
-    assert not rank_BK[0].any() and rank_BK[1].all()
-    expected = rank_BK.mean().item()
-    assert loss_of(alone, NearIdObjective()).parts["rank"] == pytest.approx(expected, abs=1e-12)
+    for expected, found in zip(clean[:3], spoilt[:3], strict=True):
+        assert expected.grad is not None and found.grad is not None and torch.equal(expected.grad, found.grad)
+    assert not spoilt[1].grad[~clean[3]].any() and not spoilt[2].grad[~clean[4]].any()
 
 
 def test_nothing_valid_is_zero_and_gives_zero_gradients() -> None:
-    tuples = random_tuples(3, 2, 3, missing=1.1)
-    value = loss_of(tuples, NearIdObjective(beta=0.1))
+    batch = random_batch()
+    batch[3][:], batch[4][:] = False, False
+    value = NearIDLoss(beta=0.1)(*batch)
     value.loss.backward()
     assert value.loss.item() == 0.0
-    for leaf in (tuples.anchor_BD, tuples.positive_BPD, tuples.distractor_BKD):
+    for leaf in batch[:3]:
         assert leaf.grad is not None and not leaf.grad.any() and leaf.grad.isfinite().all()
 
 
-def test_an_empty_batch_is_zero_and_can_be_differentiated() -> None:
-    tuples = random_tuples(0, 2, 3)
-    value = loss_of(tuples, NearIdObjective())
+@pytest.mark.parametrize("mode", ["exact", "reference"])
+def test_an_empty_batch_is_zero_and_can_be_differentiated(mode) -> None:
+    batch = random_batch(anchors=0)
+    value = NearIDLoss(mode=mode)(*batch)
     value.loss.backward()
-    assert value.loss.item() == 0.0 and tuples.anchor_BD.grad is not None
+    assert value.loss.item() == 0.0 and batch[0].grad is not None
 
 
-def test_extreme_similarities_stay_finite() -> None:
-    direction = functional.normalize(torch.ones(1, 4), dim=-1)
-    tuples = EmbeddedTuples(
-        anchor_BD=direction.repeat(3, 1).requires_grad_(),
-        positive_BPD=-direction.repeat(3, 2, 1).requires_grad_(),
-        positive_valid_BP=torch.ones(3, 2, dtype=torch.bool),
-        distractor_BKD=direction.repeat(3, 3, 1).requires_grad_(),
-        distractor_valid_BK=torch.ones(3, 3, dtype=torch.bool),
-    )
-    value = loss_of(tuples, NearIdObjective(temperature=0.001, beta=0.1))
+@pytest.mark.parametrize("mode", ["exact", "reference"])
+@pytest.mark.parametrize("given", ["no slots", "none"])
+def test_without_distractors_it_is_multi_positive_infonce(mode, given: str) -> None:
+    anchor, positive, *_ = random_batch(distractors=0)
+    value = NearIDLoss(mode=mode)(anchor, positive, anchor.new_zeros(6, 0, 8) if given == "no slots" else None)
+    logits = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).flatten(0, 1).t() / 0.07
+    expected = torch.stack([functional.cross_entropy(logits, torch.arange(6) * 2 + p) for p in range(2)]).mean()
+    assert value.terms["ranking"].item() == 0.0
+    assert value.loss.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+@pytest.mark.parametrize("mode", ["exact", "reference"])
+def test_autocast_around_loss_and_backward_changes_nothing(mode, chunk: int) -> None:
+    outcomes = []
+    for autocast in (False, True):
+        batch = random_batch(dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = NearIDLoss(beta=0.1, mode=mode, chunk=chunk)(*batch).loss
+            loss.backward()
+        outcomes.append([loss.detach(), *(leaf.grad for leaf in batch[:3])])
+    assert all(torch.equal(plain, mixed) for plain, mixed in zip(*outcomes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "computed"),
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
+)
+def test_half_precision_is_computed_in_float32_and_double_stays(given: torch.dtype, computed: torch.dtype) -> None:
+    batch = random_batch(dtype=given)
+    raised = (*(leaf.detach().to(computed) for leaf in batch[:3]), *batch[3:])
+    value = NearIDLoss()(*batch)
+    assert value.loss.dtype == computed and value.loss.item() == NearIDLoss()(*raised).loss.item()
     value.loss.backward()
-    assert value.loss.isfinite() and tuples.anchor_BD.grad is not None and tuples.anchor_BD.grad.isfinite().all()
+    assert batch[0].grad is not None and batch[0].grad.dtype == given
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": -0.1}, "alpha is -0.1; expected a number, 0 or more"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"beta": float("inf")}, "beta is inf"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
+        ({"mode": "fast"}, "mode is 'fast'; expected one of exact, reference"),
+        ({"reduction": "mean"}, "reduction is 'mean'; expected one of paper, pairs"),
+        ({"chunk": 0}, "chunk is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NearIDLoss(**options)
 
 
 def test_shapes_that_do_not_belong_together_are_refused() -> None:
-    tuples = random_tuples(3, 2, 3)
+    anchor, positive, distractor, has_positive, has_distractor = random_batch()
     with pytest.raises(ValueError, match="do not belong together"):
-        EmbeddedTuples(
-            anchor_BD=tuples.anchor_BD,
-            positive_BPD=tuples.positive_BPD[:2],
-            positive_valid_BP=tuples.positive_valid_BP,
-            distractor_BKD=tuples.distractor_BKD,
-            distractor_valid_BK=tuples.distractor_valid_BK,
-        )
+        NearIDLoss()(anchor, positive[:2], distractor, has_positive[:2], has_distractor)
+    with pytest.raises(ValueError, match="do not belong together"):
+        NearIDLoss()(anchor, positive, distractor, has_positive, has_distractor[:, :1])

@@ -22,34 +22,47 @@ class Workers:
 
     count: int = 1
     rank: int = 0
+    group: "dist.ProcessGroup | None" = None
+    """The process group they form; None is the default group."""
 
     @classmethod
-    def current(cls) -> Self:
-        """The workers of the default process group; one alone where there is none."""
+    def current(cls, group: "dist.ProcessGroup | None" = None) -> Self:
+        """The workers of a group, the default one if not given; one alone where there is none.
+
+        Raises:
+            ValueError: this process is not in the group.
+        """
         if not dist.is_available() or not dist.is_initialized():
             return cls()
-        return cls(count=dist.get_world_size(), rank=dist.get_rank())
+        rank = dist.get_rank(group)
+        if rank < 0:
+            raise ValueError("this process does not belong to the process group that was given")
+        return cls(count=dist.get_world_size(group), rank=rank, group=group)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all workers, without gradient. Every worker must call it."""
         value = value.detach().clone()
         if self.count > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.group)
         return value
 
     def largest(self, value: int, device: torch.device) -> int:
         """The largest of the workers' numbers. Every worker must call it."""
+        return self.all_largest([value], device)[0]
+
+    def all_largest(self, values: list[int], device: torch.device) -> list[int]:
+        """For each place of a list the largest of the workers' numbers. Every worker must call it."""
         if self.count == 1:
-            return value
-        held = torch.tensor(value, device=device)
-        dist.all_reduce(held, op=dist.ReduceOp.MAX)
-        return int(held.item())
+            return values
+        held = torch.tensor(values, device=device)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.group)
+        return held.tolist()
 
     def gather(self, block: Tensor) -> Tensor:
         """The workers' blocks, of one shape, stacked in rank order along axis 0; gradients flow to every block."""
         return _Gather.apply(block, self) if self.count > 1 else block
 
-    def with_global_value(self, share: Tensor, value: float) -> Tensor:
+    def with_global_value(self, share: Tensor, value: Tensor | float) -> Tensor:
         """A loss that reads as `value` everywhere and whose gradients, averaged over workers, are the shares' sum."""
         scaled = share * self.count
         return scaled + (value - scaled).detach()
@@ -61,11 +74,18 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The positives of all workers. Slot p of this worker's anchor i is entry own_offset + i * P + p."""
+    """What every worker's anchors are compared with, in rank order.
+
+    Slot p of this worker's anchor i is entry own_offset + i * slots + p.
+    """
 
     embedding_MD: Tensor
     valid_M: Tensor
     own_offset: int
+    slots: int
+    """Entries an anchor brings, P."""
+    anchors_per_worker: int
+    """Anchors each worker brings, those added as padding counted."""
 
 
 def gather_pool(positive_BPD: Tensor, valid_BP: Tensor, workers: Workers, padded_anchors: int | None = None) -> Pool:
@@ -83,20 +103,32 @@ def gather_pool(positive_BPD: Tensor, valid_BP: Tensor, workers: Workers, padded
     """
     anchors, slots, width = positive_BPD.shape
     if workers.count == 1:
-        return Pool(embedding_MD=positive_BPD.flatten(0, 1), valid_M=valid_BP.flatten(), own_offset=0)
+        return Pool(
+            embedding_MD=positive_BPD.flatten(0, 1),
+            valid_M=valid_BP.flatten(),
+            own_offset=0,
+            slots=slots,
+            anchors_per_worker=anchors,
+        )
     if padded_anchors is None:
         padded_anchors = workers.largest(anchors, positive_BPD.device)
     if anchors > padded_anchors:
         raise ValueError(f"{anchors} anchors do not fit into blocks padded to {padded_anchors}")
-    block_SD = positive_BPD.new_zeros(padded_anchors * slots, width + 1)
     # The mask travels as one more column: one exchange instead of two.
     filled = torch.cat([positive_BPD, valid_BP[..., None].to(positive_BPD.dtype)], dim=-1).flatten(0, 1)
-    gathered_MD = workers.gather(torch.cat([filled, block_SD[len(filled) :]]))
+    gathered_MD = workers.gather(padded(filled, padded_anchors * slots))
     return Pool(
         embedding_MD=gathered_MD[:, :width],
         valid_M=gathered_MD[:, width].detach() > 0,
         own_offset=workers.rank * padded_anchors * slots,
+        slots=slots,
+        anchors_per_worker=padded_anchors,
     )
+
+
+def padded(block: Tensor, rows: int) -> Tensor:
+    """The block with zeros added along axis 0 up to a number of rows."""
+    return torch.cat([block, block.new_zeros(rows - len(block), *block.shape[1:])])
 
 
 class _Gather(torch.autograd.Function):
@@ -106,13 +138,13 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: FunctionCtx, block: Tensor, workers: Workers) -> Tensor:
         ctx.workers = workers  # type: ignore[attr-defined]
         blocks = [torch.empty_like(block) for _ in range(workers.count)]
-        dist.all_gather(blocks, block.detach().contiguous())
+        dist.all_gather(blocks, block.detach().contiguous(), group=workers.group)
         return torch.cat(blocks)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         workers: Workers = ctx.workers  # type: ignore[attr-defined]
         gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient)
+        dist.all_reduce(gradient, group=workers.group)
         rows = len(gradient) // workers.count
         return gradient[workers.rank * rows : (workers.rank + 1) * rows], None
