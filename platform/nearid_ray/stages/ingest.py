@@ -5,6 +5,12 @@ from typing import Protocol
 
 from nearid_ray import job
 from nearid_ray.data.importers.importer import Importer
+from nearid_ray.data.importers.mtg import (
+    MtgDistractorsImporter,
+    MtgDistractorsSettings,
+    MtgImporter,
+    MtgSettings,
+)
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
 from nearid_ray.data.importers.syncd import SyncdImporter, SyncdSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
@@ -12,6 +18,7 @@ from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.ingest_tables import IngestNearid
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -57,6 +64,34 @@ class IngestSyncd:
         return SyncdImporter(self.source)
 
 
+@dataclass(frozen=True, kw_only=True)
+class IngestMtg:
+    """Read Mind-the-Glitch: pairs of pictures of one object."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: MtgSettings = MtgSettings()
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return MtgImporter(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestMtgDistractors:
+    """Read Mind-the-Glitch's inpainted pictures, the distractors of the pairs' pictures."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the distractors dataset to."""
+    source: MtgDistractorsSettings
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return MtgDistractorsImporter(self.source)
+
+
 class IngestSettings(Protocol):
     """What the settings of every source have; each names its importer."""
 
@@ -76,10 +111,14 @@ SOURCES: dict[str, type[IngestSettings]] = {
     "toybox": IngestToybox,
     "photos": IngestPhotos,
     "syncd": IngestSyncd,
+    "mtg": IngestMtg,
+    "mtg-distractors": IngestMtgDistractors,
+    "nearid": IngestNearid,
 }
 """Settings of the job by the name of the source."""
 
 
+@job.owning_output("ingest")
 def run_ingest(settings: IngestSettings) -> job.Job:
     """List the source, plan, and make what is missing."""
     importer = settings.importer()

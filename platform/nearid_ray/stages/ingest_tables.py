@@ -1,0 +1,22 @@
+"""The ingest job's settings for sources that are tables."""
+
+from dataclasses import dataclass
+
+from nearid_ray.data.importers.importer import Importer
+from nearid_ray.data.importers.nearid import NearidImporter, NearidSettings
+from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.tracking import TrackingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestNearid:
+    """Read NearID's positives: a table with one row an identity."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: NearidSettings = NearidSettings()
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return NearidImporter(self.source)
