@@ -3,6 +3,7 @@
 A mask is uint8 (H, W) with 255 on the object and 0 elsewhere.
 """
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -36,6 +37,20 @@ def mask_quality(mask_HW: np.ndarray) -> MaskQuality:
     pieces = cv2.connectedComponents(object_HW.astype(np.uint8), connectivity=8)[0] - 1
     touches = object_HW[0].any() or object_HW[-1].any() or object_HW[:, 0].any() or object_HW[:, -1].any()
     return MaskQuality(area=float(object_HW.mean()), pieces=int(pieces), touches_border=bool(touches))
+
+
+def mask_suspicion(quality: MaskQuality, usual_area: float) -> float:
+    """How much a mask looks wrong from its figures alone, 0 for one that looks right.
+
+    The sum of: how many times its area doubles or halves `usual_area` (the median of the object's other masks, say), a
+    half for each piece beyond the first, up to two, and one where it reaches the border. Infinite for an empty mask.
+
+    >>> mask_suspicion(MaskQuality(area=0.1, pieces=2, touches_border=True), usual_area=0.4)
+    3.5
+    """
+    if quality.area <= 0 or usual_area <= 0:
+        return float("inf")
+    return abs(math.log2(quality.area / usual_area)) + 0.5 * min(quality.pieces - 1, 4) + quality.touches_border
 
 
 def check_mask(mask_HW: np.ndarray) -> None:
