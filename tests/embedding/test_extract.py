@@ -14,9 +14,9 @@ from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.pipeline import run_shard
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
-from nearid_ray.embedding.cache import map_tokens
 from nearid_ray.embedding.extract import EmbedTask
 from nearid_ray.embedding.plan import EmbedSettings, plan_embed, pooled_settings
+from nearid_ray.embedding.shards import map_tokens
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import load_backbone
 from schemas import EMBEDDINGS, TOKENS_INDEX, validate

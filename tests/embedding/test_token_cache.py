@@ -12,7 +12,8 @@ import pytest
 
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, parquet_bytes
-from nearid_ray.embedding.cache import TokenCache, map_tokens, tokens_bytes
+from nearid_ray.embedding.cache import TokenCache
+from nearid_ray.embedding.shards import map_tokens, tokens_bytes
 from nearid_ray.errors import UsageError
 from schemas import TOKENS_INDEX
 

@@ -11,7 +11,8 @@ import torch
 
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.data.store import Dataset, locate, parquet_bytes
-from nearid_ray.embedding.cache import TokenCache, tokens_bytes
+from nearid_ray.embedding.cache import TokenCache
+from nearid_ray.embedding.shards import tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import EvaluateSettings
 from nearid_ray.evaluation.scorers import evaluate_tokens, load_scorers, named_heads, plan_evaluation

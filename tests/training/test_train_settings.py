@@ -12,7 +12,7 @@ from nearid_ray.training.settings import TrainSettings, WorkerSettings
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("alpha", -0.1, "alpha is -0.1; expected a number of at least 0"),
+        ("alpha", -0.1, "alpha is -0.1; expected a number, 0 or more"),
         ("alpha", math.nan, "alpha is nan"),
         ("temperature", 0.0, "temperature is 0.0; expected a number above 0"),
         ("learning_rate", math.inf, "learning_rate is inf"),
@@ -21,9 +21,9 @@ from nearid_ray.training.settings import TrainSettings, WorkerSettings
         ("global_batch", 0, "global_batch is 0; expected 1 or more"),
         ("positives", 0, "positives is 0; expected 1 or more"),
         ("evaluate_every", -1, "evaluate_every is -1; expected 0 or more"),
-        ("reduction", "mean", "reduction is 'mean'; expected paper or pairs"),
+        ("reduction", "mean", "reduction is 'mean'; expected one of paper, pairs"),
         ("distractors", "all", "expected views or anchor"),
-        ("precision", "fp8", "expected fp32 or bf16"),
+        ("precision", "fp8", "expected fp32, bf16 or fp16"),
         ("engines", ("a", "a"), "expected different names"),
         ("repeats", ("mtg",), "repeats: 'mtg' is not SOURCE=N"),
         ("repeats", ("mtg=0",), "repeats: 'mtg=0' is not SOURCE=N"),

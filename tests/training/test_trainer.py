@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 
 from nearid_ray.data.store import locate
-from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, TokenCache, tokens_bytes
+from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, TokenCache
+from nearid_ray.embedding.shards import tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
 from nearid_ray.models.head import AttentionPoolingHead
@@ -59,7 +60,7 @@ def cache_uri(
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_session: None, cache_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedHead]:
-    return train_many(RUNS, cache_uri=cache_uri, storage=str(storage(tmp_path_factory)), name="runs")
+    return train_many(RUNS, tokens=cache_uri, storage=str(storage(tmp_path_factory)), name="runs")
 
 
 def storage(factory: pytest.TempPathFactory) -> Path:
@@ -75,8 +76,9 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], t
 def test_two_workers_train_the_heads_of_one_process(undisturbed: dict[str, TrainedHead], cache_uri: str) -> None:
     cache = TokenCache.open(cache_uri)
     for name, settings in RUNS.items():
-        alone = HeadTraining(initial_head(cache), cache, settings)
-        list(alone.run())
+        training = HeadTraining({name: initial_head(cache)}, cache, {name: settings})
+        list(training.run())
+        alone = training.runs[name]
         trained = undisturbed[name]
         assert_same(alone.head.state_dict(), trained.last_head, 1e-4)
         assert alone.best is not None
@@ -99,7 +101,7 @@ def test_a_killed_worker_is_replaced_and_the_heads_come_out_the_same(
             marker.touch()
             os._exit(1)
 
-    trained = train_many(RUNS, cache_uri=cache_uri, storage=str(tmp_path), name="runs", on_row=die_once)
+    trained = train_many(RUNS, tokens=cache_uri, storage=str(tmp_path), name="runs", on_row=die_once)
     assert marker.exists()
     for name in RUNS:
         assert_same(undisturbed[name].last_head, trained[name].last_head, 1e-6)
@@ -113,7 +115,7 @@ def test_finished_runs_are_not_trained_again(
     def refuse(name: str, row: Any, steps: int) -> None:
         raise AssertionError("nothing was left to train")
 
-    again = train_many(RUNS, cache_uri=cache_uri, storage=str(storage(tmp_path_factory)), name="runs", on_row=refuse)
+    again = train_many(RUNS, tokens=cache_uri, storage=str(storage(tmp_path_factory)), name="runs", on_row=refuse)
     for name in RUNS:
         assert_same(undisturbed[name].last_head, again[name].last_head, 0)
         assert undisturbed[name].history == again[name].history
@@ -125,28 +127,28 @@ def test_checkpoints_of_other_settings_are_refused_before_workers_start(
     place = str(storage(tmp_path_factory))
     with pytest.raises(UsageError, match=r"other settings \(learning_rate 0\.003 then, 0\.01 now\)"):
         changed = {**RUNS, "alpha 0": replace(RUNS["alpha 0"], learning_rate=0.01)}
-        train_many(changed, cache_uri=cache_uri, storage=place, name="runs")
+        train_many(changed, tokens=cache_uri, storage=place, name="runs")
     with pytest.raises(UsageError, match=r"they hold 'alpha 0\.5', wanted are \['other'\]"):
-        train_many({"other": BASE}, cache_uri=cache_uri, storage=place, name="runs")
+        train_many({"other": BASE}, tokens=cache_uri, storage=place, name="runs")
 
 
 def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Path) -> None:
     other = AttentionPoolingHead(16, 2, 32)
     save_head(str(tmp_path / "head"), other, HeadCard.of(other, "another", "xyz"))
     with pytest.raises(UsageError, match="backbone another"):
-        train_many(RUNS, cache_uri=cache_uri, head_uri=str(tmp_path / "head"), storage=str(tmp_path), name="runs")
+        train_many(RUNS, tokens=cache_uri, head_uri=str(tmp_path / "head"), storage=str(tmp_path), name="runs")
     with pytest.raises(UsageError, match="unknown \\['flux'\\]"):
         wrong = {"a": replace(BASE, engines=("flux",))}
-        train_many(wrong, cache_uri=cache_uri, storage=str(tmp_path), name="runs")
+        train_many(wrong, tokens=cache_uri, storage=str(tmp_path), name="runs")
     with pytest.raises(UsageError, match="no settings were given"):
-        train_many({}, cache_uri=cache_uri, storage=str(tmp_path), name="runs")
+        train_many({}, tokens=cache_uri, storage=str(tmp_path), name="runs")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
 
 
 def test_more_workers_than_the_machine_has_cpus_are_refused(ray_session: None, cache_uri: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="3 workers x 2 CPUs"):
         where = WorkerSettings(workers=3, threads=2)
-        train_many(RUNS, cache_uri=cache_uri, storage=str(tmp_path), name="runs", where=where)
+        train_many(RUNS, tokens=cache_uri, storage=str(tmp_path), name="runs", where=where)
 
 
 def test_outputs_hold_both_heads_and_the_history(

@@ -1,17 +1,15 @@
 """The token cache: what a frozen backbone says of every item, on disk, read without copying.
 
 A cache is a dataset folder whose `data/*.parquet` hold the index (schemas.TOKENS_INDEX) and whose `tokens/*.arrow`
-hold the tokens: one Arrow IPC file a shard, one record batch, one fixed-size-list column of T * D float16 numbers,
-uncompressed, so that a memory map of the file is the array itself. `backbone.json` describes the backbone and
-`head.safetensors` is its own attention-pooling head: training needs nothing else of it.
+hold the tokens (`shards.py`). `backbone.json` describes the backbone, `head.safetensors` is its own attention-pooling
+head and `blank.arrow` what it says of a mid-grey picture: training needs nothing else of it.
 
 Axes: N items, T tokens, D token width.
 """
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +19,9 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from nearid_ray.data.plan import differences
-from nearid_ray.data.store import Dataset, Location, locate
+from nearid_ray.data.store import Dataset, Location
+from nearid_ray.embedding.copies import Copies, copies_folder
+from nearid_ray.embedding.shards import AGAIN, MappedShard, RangedShard, TokenShard
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 from schemas import TOKENS_INDEX
@@ -29,43 +29,11 @@ from schemas import TOKENS_INDEX
 TOKENS_FOLDER = "tokens"
 BACKBONE_FILE = "backbone.json"
 HEAD_FILE = "head.safetensors"
+BLANK_FILE = "blank.arrow"
 
-_AGAIN = "run embed again with the same settings; it makes what is missing"
-
-
-def tokens_bytes(tokens_NTD: NDArray[np.float16]) -> pa.Buffer:
-    """A shard's token file; the same tokens give the same bytes."""
-    items, tokens, width = tokens_NTD.shape
-    flat = pa.array(np.ascontiguousarray(tokens_NTD).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, tokens * width)
-    field = pa.field("tokens", column.type, nullable=False)
-    schema = pa.schema([field], metadata={"tokens": str(tokens), "width": str(width)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([column], schema=schema), custom_metadata={"items": str(items)})
-    return sink.getvalue()
-
-
-def map_tokens(path: str | Path, items: int, tokens: int, width: int) -> NDArray[np.float16]:
-    """A token file as a read-only array (items, tokens, width) over its memory map.
-
-    Raises UsageError, naming the file, when it is missing, cut off, no token file, or of another shape.
-    """
-    try:
-        with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
-        values = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"the token file {path} is missing; {_AGAIN}") from error
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        said = f"the token file {path} is broken or cut off ({error})"
-        raise UsageError(f"{said}; delete it and its index, {_AGAIN}") from error
-    if values.dtype != np.float16 or values.size != items * tokens * width:
-        raise UsageError(
-            f"the token file {path} holds {values.size} numbers of {values.dtype}; expected {items} items of "
-            f"{tokens} x {width} float16. Delete it and its index, {_AGAIN}"
-        )
-    return values.reshape(items, tokens, width)
+_RANGED_READS = 16
+"""Items read at a time from a remote file."""
+_COPIED_AT_ONCE = 4
 
 
 class TokenCache:
@@ -81,19 +49,26 @@ class TokenCache:
         fingerprint: the digest, and after a dash a name of the items with their order and errors.
     """
 
-    def __init__(self, dataset: Dataset, uri: str = "") -> None:
+    def __init__(self, dataset: Dataset, copies: Copies | None = None, threads: int = 1) -> None:
         stored, backbone = dataset.settings(), dataset.read_json(BACKBONE_FILE)
         if stored is None or backbone is None:
-            raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {_AGAIN}")
-        self.uri = uri or dataset.location.uri
+            raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {AGAIN}")
+        self.uri = dataset.location.uri
         self.content: dict[str, Any] = stored["content"]
         self.content_digest: str = stored["content_digest"]
         self.backbone: dict[str, Any] = backbone
         self.tokens: int = backbone["tokens"]
         self.width: int = backbone["width"]
-        self._head_file = dataset.location.child(HEAD_FILE)
+        self._place = dataset.location
         self.index = dataset.read(columns=TOKENS_INDEX.schema.names).combine_chunks()
-        self._shards, self._shard_of_N = self._map(dataset)
+        self._copies = copies
+        self._names, self._shard_of_N = _encoded(self.index["shard"])
+        self._counts = np.bincount(self._shard_of_N, minlength=len(self._names)).tolist()
+        self._shards: list[TokenShard] = self._mapped() if copies is None else self._fetched(copies)
+        ranged = any(isinstance(shard, RangedShard) for shard in self._shards)
+        self._threads = max(threads, _RANGED_READS if ranged else 1)
+        self._pool: ThreadPoolExecutor | None = None
+        self._blank_TD: NDArray[np.float16] | None = None
         self._row_of_N = self.index["row"].to_numpy()
         self._usable_N = np.asarray(self.index["error"].to_numpy(zero_copy_only=False) == "", bool)
         items = "".join(self.index["item_id"].to_pylist()).encode() + np.packbits(self._usable_N).tobytes()
@@ -108,20 +83,27 @@ class TokenCache:
         content: Mapping[str, Any] | None = None,
         backbone: str | None = None,
         local_dir: str | Path | None = None,
+        limit_bytes: int | None = None,
+        threads: int = 1,
+        verify: bool = False,
     ) -> Self:
         """The cache in a dataset folder.
 
         Args:
-            uri: the output of embed. One that is not on this machine's disks is copied to `local_dir` first.
+            uri: the output of embed. Of one that is not on this machine's disks the token files are copied to
+                `local_dir` first, as many as the limit allows; items of the others are read one by one.
             fingerprint: refuse a cache with another one: made with other settings, from other data, or grown since.
             content: the settings it must have been made with; the refusal says what differs.
             backbone: fingerprint of the backbone the tokens must come from.
             local_dir: folder for copies of remote caches, by default `copies_folder()`; what is there already is not
-                copied again.
+                copied again, and what was used least recently goes first when room is needed.
+            limit_bytes: what the copies in that folder may take; `default_limit_bytes` when left out.
+            threads: how many items are read at a time.
+            verify: read everything and compare it with the checksums.
 
         Raises:
-            UsageError: there is no cache, it is not complete, a token file is missing or broken, or it is not the one
-                asked for.
+            UsageError: there is no cache, it is not complete, a token file is missing, broken or damaged, or it is not
+                the one asked for.
         """
         dataset = Dataset.open(uri, TOKENS_INDEX.name)
         _check_asked(dataset, content, backbone)
@@ -129,14 +111,14 @@ class TokenCache:
         if missing:
             raise UsageError(
                 f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
-                f"{_AGAIN}"
+                f"{AGAIN}"
             )
-        uri = dataset.location.uri
-        if not dataset.location.is_local:
-            dataset = _local_copy(dataset, Path(local_dir or copies_folder()))
-        cache = cls(dataset, uri)
+        copies = None if dataset.location.is_local else Copies(local_dir or copies_folder(), limit_bytes)
+        cache = cls(dataset, copies, threads)
         if fingerprint is not None and cache.fingerprint != fingerprint:
             raise UsageError(_other_fingerprint(cache, fingerprint))
+        if verify:
+            cache.verify()
         return cache
 
     def __len__(self) -> int:
@@ -145,16 +127,20 @@ class TokenCache:
     def __repr__(self) -> str:
         return f"TokenCache({self.uri!r}, items={len(self)}, tokens={self.tokens}, width={self.width})"
 
-    def gather(self, index_rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
-        """Copy the tokens of the given rows of `index` into `out` (N, T, D), in their order; returns `out`.
+    def gather(
+        self, index_rows: NDArray[np.int64], out: NDArray[np.float16], places: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float16]:
+        """Copy the tokens of the given rows of `index` into `out` (N, T, D); returns `out`.
+
+        They come in their order, or, where `places` are given, each at its place of a larger `out`.
 
         Raises:
             IndexError: a row is outside the index.
             ValueError: `out` has another shape or type, or a row has an error and therefore no tokens.
         """
         rows = np.asarray(index_rows)
-        if out.shape != (len(rows), self.tokens, self.width) or out.dtype != np.float16:
-            expected = (len(rows), self.tokens, self.width)
+        expected = (len(rows) if places is None else len(out), self.tokens, self.width)
+        if out.shape != expected or out.dtype != np.float16:
             raise ValueError(f"out has shape {out.shape} and type {out.dtype}; expected {expected} of float16")
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"index rows {rows.min()} to {rows.max()} asked for; the cache has {len(self)} rows")
@@ -162,35 +148,115 @@ class TokenCache:
         if not usable.all():
             bad = int(rows[~usable][0])
             raise ValueError(f"index row {bad} has no tokens: {self.index['error'][bad].as_py()}")
-        shards = self._shards
-        sources = zip(self._shard_of_N[rows].tolist(), self._row_of_N[rows].tolist(), strict=True)
-        for place, (shard, row) in enumerate(sources):
-            out[place] = shards[shard][row]
+        where = range(len(rows)) if places is None else places.tolist()
+        jobs = list(zip(where, self._shard_of_N[rows].tolist(), self._row_of_N[rows].tolist(), strict=True))
+        if self._threads == 1:
+            self._copy(jobs, out)
+        else:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads, "tokens")
+            list(self._pool.map(lambda first: self._copy(jobs[first :: self._threads], out), range(self._threads)))
         return out
 
     def view(self, index_row: int) -> NDArray[np.float16]:
-        """Tokens (T, D) of one row without copying. Read-only: the memory is the file."""
-        return self._shards[int(self._shard_of_N[index_row])][int(self._row_of_N[index_row])]
+        """Tokens (T, D) of one row of a float16 cache on disk, without copying. Read-only: the memory is the file.
+
+        Raises:
+            ValueError: the row is stored otherwise.
+        """
+        shard = self._shards[int(self._shard_of_N[index_row])]
+        if not isinstance(shard, MappedShard) or shard.scale_NT is not None:
+            raise ValueError(f"row {index_row} does not lie on this machine's disk as float16; use gather")
+        return shard.values_NTD[int(self._row_of_N[index_row])]
+
+    def damaged(self) -> list[int]:
+        """Index rows whose tokens are not those that were written, by their checksums; reads the whole cache.
+
+        Raises:
+            UsageError: an earlier version wrote the cache, without checksums; or parts of it are not on this machine.
+        """
+        rows: list[int] = []
+        for place, shard in enumerate(self._shards):
+            if not isinstance(shard, MappedShard):
+                raise UsageError(f"{self.uri}: not all token files are on this machine's disk, so none are compared")
+            bad = set(shard.damaged())
+            rows += [int(r) for r in np.flatnonzero(self._shard_of_N == place) if int(self._row_of_N[r]) in bad]
+        return sorted(rows)
+
+    def verify(self) -> None:
+        """Raises UsageError when an item's tokens are not those that were written, naming items and files."""
+        if rows := self.damaged():
+            shards = sorted({self._names[int(self._shard_of_N[row])] for row in rows})
+            named = ", ".join(self.index["item_id"][row].as_py() for row in rows[:3])
+            raise UsageError(
+                f"{self.uri}: the tokens of {len(rows)} item(s) are damaged (e.g. {named}), in "
+                f"{', '.join(f'{TOKENS_FOLDER}/{name}.arrow' for name in shards)}. Delete data/NAME.parquet of "
+                f"{', '.join(shards)} and {AGAIN}"
+            )
+
+    def blank_TD(self) -> NDArray[np.float16]:
+        """Tokens of a mid-grey picture.
+
+        Raises:
+            UsageError: an earlier version wrote the cache, without them.
+        """
+        if self._blank_TD is None:
+            place = self._place.child(BLANK_FILE)
+            if not place.exists():
+                raise UsageError(f"{place.uri} is missing, which the reference mode needs; {AGAIN}")
+            self._blank_TD = read_blank(place.read_bytes(), self.tokens, self.width)
+        return self._blank_TD
 
     def head_state(self) -> dict[str, Any]:
         """Weights of the backbone's own attention-pooling head, as torch tensors in float32."""
         from safetensors.torch import load
 
-        if not self._head_file.exists():
-            raise UsageError(f"{self._head_file.uri} is missing; {_AGAIN}")
-        return load(self._head_file.read_bytes())
+        place = self._place.child(HEAD_FILE)
+        if not place.exists():
+            raise UsageError(f"{place.uri} is missing; {AGAIN}")
+        return load(place.read_bytes())
 
-    def _map(self, dataset: Dataset) -> tuple[list[NDArray[np.float16]], NDArray[np.int64]]:
-        encoded = self.index["shard"].combine_chunks().dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        shard_of_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        folder = Path(dataset.location.child(TOKENS_FOLDER).path)
-        counts = np.bincount(shard_of_N, minlength=len(names)).tolist()
-        maps = [
-            map_tokens(folder / f"{name}.arrow", count, self.tokens, self.width)
-            for name, count in zip(names, counts, strict=True)
+    def _copy(self, jobs: Sequence[tuple[int, int, int]], out: NDArray[np.float16]) -> None:
+        for place, shard, row in jobs:
+            self._shards[shard].copy(row, out[place])
+
+    def _mapped(self) -> list[TokenShard]:
+        folder = Path(self._place.child(TOKENS_FOLDER).path)
+        return [
+            MappedShard(folder / f"{name}.arrow", count, self.tokens, self.width)
+            for name, count in zip(self._names, self._counts, strict=True)
         ]
-        return maps, shard_of_N
+
+    def _fetched(self, copies: Copies) -> list[TokenShard]:
+        """The shards of a remote cache: copies, as many as there is room for."""
+        folder = self._place.child(TOKENS_FOLDER)
+        selector = pafs.FileSelector(folder.path, allow_not_found=True)
+        files = {entry.base_name: entry for entry in folder.filesystem.get_file_info(selector)}
+
+        def fetch(place: int) -> TokenShard:
+            name = f"{self._names[place]}.arrow"
+            if name not in files:
+                raise UsageError(f"the token file {folder.child(name).uri} is missing; {AGAIN}")
+            source, shape = folder.child(name), (self._counts[place], self.tokens, self.width)
+            path = copies.fetch(source, files[name])
+            if path is not None:
+                return MappedShard(path, *shape)
+            scratch = copies.folder / f"{stable_hash(source.uri, os.getpid())}.ends"
+            return RangedShard(source, files[name].size, scratch, *shape)
+
+        with ThreadPoolExecutor(_COPIED_AT_ONCE, "copies") as pool:
+            return list(pool.map(fetch, range(len(self._names))))
+
+
+def read_blank(data: bytes, tokens: int, width: int) -> NDArray[np.float16]:
+    """The one item (T, D) of a float16 token file in memory."""
+    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+    return batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(tokens, width)
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The different values of a column of text, and the place of each row's value among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _other_fingerprint(cache: TokenCache, expected: str) -> str:
@@ -218,43 +284,3 @@ def _check_asked(dataset: Dataset, content: Mapping[str, Any] | None, backbone: 
             f"{where} is not the token cache asked for, it was made with other settings or from other data:{said}\n"
             "Give the cache that was used before, or embed again into another output."
         )
-
-
-def copies_folder() -> Path:
-    """Where copies of remote caches are kept: `nearid-ray/tokens` in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearid-ray" / "tokens"
-
-
-def _local_copy(dataset: Dataset, folder: Path) -> Dataset:
-    """A copy on disk that holds what the dataset holds now; files that have not changed are kept."""
-    root = dataset.location
-    copy = folder / stable_hash(root.uri, dataset.digest())
-    found = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True))
-    files = {entry.path.removeprefix(root.path).lstrip("/"): entry for entry in found if entry.is_file}
-    wanted = {name: entry for name, entry in files.items() if not name.startswith(("plan/", "log/"))}
-    with _one_at_a_time(copy):
-        for name, entry in wanted.items():
-            _copy(root.child(name), copy / name, entry)
-        for path in [path for path in copy.rglob("*") if path.is_file()]:
-            if path.relative_to(copy).as_posix() not in wanted:
-                path.unlink()  # of an earlier cache at the same place
-    return Dataset(copy)
-
-
-def _copy(source: Location, target: Path, entry: pafs.FileInfo) -> None:
-    """A copy carries the time of its source: equal time and size mean equal content."""
-    if target.exists():
-        there = target.stat()
-        if (there.st_size, there.st_mtime_ns) == (entry.size, entry.mtime_ns):
-            return
-    locate(target).write_bytes(source.read_bytes())
-    os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Workers of one machine share a copy; the first one makes it while the others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

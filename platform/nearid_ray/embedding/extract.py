@@ -19,14 +19,15 @@ from torch.nn import functional
 
 from nearid_ray import cluster
 from nearid_ray.data.card import write_card
-from nearid_ray.data.images import decode_mask, decode_rgb
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
-from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
-from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, tokens_bytes
+from nearid_ray.embedding.cache import BACKBONE_FILE, BLANK_FILE, HEAD_FILE, TOKENS_FOLDER
+from nearid_ray.embedding.pictures import Pictures
 from nearid_ray.embedding.plan import EmbedSettings, plan_embed, pooled_settings
+from nearid_ray.embedding.shards import Stored, item_bytes, tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import Backbone, PixelSettings, Precision, load_backbone, resolve_dtype
 from nearid_ray.models.head import AttentionPoolingHead
@@ -43,6 +44,8 @@ _READ = (*_PLACES, "image_id", "masked", "draw")
 """What `prepare` needs of a work row."""
 _ROWS_PER_SHARD = 512
 _BYTES_PER_SHARD = 256 << 20
+_GREY = 128
+"""Value of the pixels of a blank picture."""
 
 
 @dataclass
@@ -79,6 +82,7 @@ class EmbedTask:
     threads: int
     pixels: PixelSettings
     augment: AugmentSettings
+    stored: Stored = "float16"
     uses_model: bool = True
     _backbone: Backbone | None = field(default=None, repr=False)
     _head: AttentionPoolingHead | None = field(default=None, repr=False)
@@ -102,7 +106,7 @@ class EmbedTask:
         image_NSS3 = np.zeros((work.num_rows, side, side, 3), np.uint8)
         errors = [""] * work.num_rows
         items = work.select(_READ).to_pylist()
-        pictures = _Pictures(self.inputs, items)
+        pictures = Pictures(self.inputs, items)
         for place, item in enumerate(items):
             try:
                 image_NSS3[place] = self._picture(pictures, item)
@@ -133,9 +137,9 @@ class EmbedTask:
             return ShardResult(_embedding_rows(work, computed))
         shard = work["shard"][0].as_py()
         rows = _index_rows(work, computed.errors, shard)
-        return ShardResult(rows, {f"{TOKENS_FOLDER}/{shard}.arrow": tokens_bytes(computed.value_N)})
+        return ShardResult(rows, {f"{TOKENS_FOLDER}/{shard}.arrow": tokens_bytes(computed.value_N, self.stored)})
 
-    def _picture(self, pictures: "_Pictures", item: dict[str, Any]) -> NDArray[np.uint8]:
+    def _picture(self, pictures: Pictures, item: dict[str, Any]) -> NDArray[np.uint8]:
         image = pictures.image(item)
         mask = pictures.mask(item, image.shape[:2]) if item["masked"] else None
         seed = draw_seed(item["image_id"], masked=item["masked"], draw=item["draw"], settings=self.augment)
@@ -203,15 +207,16 @@ def plan_embedding(
     dtype = _precision(output, settings, run)
     backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype)
     _check_backbone(output, backbone)
-    item_bytes = 2 * backbone.tokens * backbone.width if what == "tokens" else 4 * backbone.width
+    shape = (backbone.tokens, backbone.width)
+    row_bytes = item_bytes(*shape, settings.stored) if what == "tokens" else 4 * backbone.width
     plan = make_plan(
         output,
         work,
         table=TOKENS_INDEX.name if what == "tokens" else EMBEDDINGS.name,
         content=_content(what, backbone, dtype, settings, inputs),
-        rows_per_shard=max(1, min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // item_bytes)),
+        rows_per_shard=max(1, min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // row_bytes)),
     )
-    _write_backbone(output, backbone)
+    _write_backbone(output, backbone, what)
     write_rejected(output, "embed", rejected)
     task = EmbedTask(
         what=what,
@@ -224,6 +229,7 @@ def plan_embedding(
         threads=max(1, int(run.cpus_per_worker)),
         pixels=backbone.pixels,
         augment=settings.augment,
+        stored=settings.stored,
     )
     return PlannedEmbedding(task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected))
 
@@ -243,7 +249,11 @@ def _content(
     digests = {kind: dataset.digest() for kind, dataset in inputs.items()}
     content = {"what": what, "backbone_fingerprint": backbone.fingerprint, "dtype": dtype, "inputs": digests}
     content["distractor_mask"] = settings.distractor_mask
-    return content | ({"augment": asdict(settings.augment)} if what == "tokens" else {})
+    if what == "tokens":
+        content["augment"] = asdict(settings.augment)
+        if settings.stored != "float16":
+            content["stored"] = settings.stored
+    return content
 
 
 def _check_complete(dataset: Dataset) -> None:
@@ -265,11 +275,15 @@ def _check_backbone(output: Dataset, backbone: Backbone) -> None:
         )
 
 
-def _write_backbone(output: Dataset, backbone: Backbone) -> None:
+def _write_backbone(output: Dataset, backbone: Backbone, what: What) -> None:
     from safetensors.torch import save
 
     output.location.child(BACKBONE_FILE).write_bytes(dump_json(backbone.describe()))
     output.location.child(HEAD_FILE).write_bytes(save(backbone.head_state()))
+    blank = output.location.child(BLANK_FILE)
+    if what == "tokens" and not blank.exists():
+        tokens_1TD = backbone.tokens_of(backbone.preprocess([np.full((8, 8, 3), _GREY, np.uint8)]))
+        blank.write_bytes(tokens_bytes(tokens_1TD.to(torch.float16).cpu().numpy()))
 
 
 def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
@@ -306,59 +320,6 @@ def _device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return "cuda" if not ray.is_initialized() or ray.get_gpu_ids() else "cpu"
-
-
-class _Pictures:
-    """Pictures and masks of some items. The last of each is kept decoded: items of a picture stand side by side."""
-
-    def __init__(self, inputs: dict[str, str], items: list[dict[str, Any]]) -> None:
-        rows: dict[tuple[str, str, str], dict[int, None]] = {}
-        for item in items:
-            rows.setdefault(("image", item["input_kind"], item["input_shard"]), {})[item["input_row"]] = None
-            if item["masked"]:
-                rows.setdefault(("mask", item["mask_kind"], item["mask_shard"]), {})[item["mask_row"]] = None
-        self._columns = {key: _Column(inputs[key[1]], *key, list(wanted)) for key, wanted in rows.items()}
-        self._last_image: tuple[Any, NDArray[np.uint8]] | None = None
-        self._last_mask: tuple[Any, NDArray[np.uint8]] | None = None
-
-    def image(self, item: dict[str, Any]) -> NDArray[np.uint8]:
-        """ValueError where it cannot be read."""
-        place = (item["input_kind"], item["input_shard"], item["input_row"], item["view_index"])
-        if self._last_image is None or self._last_image[0] != place:
-            self._last_image = (place, decode_rgb(self._columns["image", *place[:2]].read(*place[2:])))
-        return self._last_image[1]
-
-    def mask(self, item: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.uint8]:
-        """ValueError where it cannot be read, is empty or has another shape than its picture."""
-        place = (item["mask_kind"], item["mask_shard"], item["mask_row"], item["view_index"])
-        if self._last_mask is None or self._last_mask[0] != place:
-            self._last_mask = (place, decode_mask(self._columns["mask", *place[:2]].read(*place[2:])))
-        mask = self._last_mask[1]
-        if mask.shape != shape:
-            raise ValueError(f"the mask has shape {mask.shape}, the picture {shape}; expected the same")
-        if not mask.any():
-            raise ValueError("the mask is empty: no pixel belongs to the object")
-        return mask
-
-
-class _Column:
-    """Encoded pictures of one column of an input shard."""
-
-    def __init__(self, uri: str, name: str, kind: str, shard: str, rows: list[int]) -> None:
-        self._name, self._of_views = name, kind == "tuples"
-        column = f"views.list.element.{name}" if self._of_views else name
-        table = read_rows(Dataset(uri).shard(shard), rows, [column])
-        self._values = table.column(0).combine_chunks()
-        self._place = {row: place for place, row in enumerate(rows)}
-
-    def read(self, row: int, view_index: int) -> bytes:
-        entry = self._values[self._place[row]]
-        if self._of_views:
-            entry = entry.values[view_index][self._name]
-        data = entry["bytes"].as_py() if entry.is_valid else None
-        if not data:
-            raise ValueError(f"its {self._name} is missing")
-        return data
 
 
 def _common(work: pa.Table) -> Iterator[tuple[str, Any]]:

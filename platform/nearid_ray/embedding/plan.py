@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.augment import AugmentSettings
+from nearid_ray.embedding.shards import Stored
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import stable_hash
 from schemas import SPLITS
@@ -83,6 +84,9 @@ class EmbedSettings:
     """Engines whose distractors are embedded; all when empty."""
     train_engines: tuple[str, ...] = ()
     """Of these, the engines embedded for the split train; all when empty."""
+    stored: Stored = "float16"
+    """How tokens lie on disk: float16, or int8 with one scale a token, which takes half the room and rounds each number
+    to 1/127 of the token's largest."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """How the draws are made."""
 
@@ -93,6 +97,8 @@ class EmbedSettings:
             raise ValueError(f"draws is {self.draws}; expected 0 or more")
         if self.distractor_mask not in ("view", "painted"):
             raise ValueError(f"distractor_mask is {self.distractor_mask!r}; expected 'view' or 'painted'")
+        if self.stored not in ("float16", "int8"):
+            raise ValueError(f"stored is {self.stored!r}; expected 'float16' or 'int8'")
         for name in ("augmented_splits", "clean_splits"):
             unknown = sorted(set(getattr(self, name)) - set(SPLITS))
             if unknown:

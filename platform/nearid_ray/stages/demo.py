@@ -11,6 +11,7 @@ from nearid_ray import job, presets
 from nearid_ray.cluster import ray_session
 from nearid_ray.data.importers.photos import PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxSettings
+from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.data.store import Location
 from nearid_ray.embedding.plan import EmbedSettings
 from nearid_ray.reporting.load import ReportInputs, ReportSettings
@@ -56,6 +57,8 @@ class Demo:
     """Training steps a head."""
     train_workers: int = 2
     """Ray Train workers."""
+    break_lock: bool = False
+    """Take over an output whose other writer, on another machine, has certainly ended."""
     tracking: TrackingSettings = TrackingSettings()
 
     def __post_init__(self) -> None:
@@ -72,8 +75,13 @@ class Demo:
 
 def run_demo(settings: Demo) -> job.Job:
     """Run every job, or see that it is done; then print what came out and write summary.json."""
-    began = time.monotonic()
     output = job.output_of(settings.folder, settings.tracking)
+    with job.owning(output, "demo", break_lock=settings.break_lock):
+        return _run(settings, output)
+
+
+def _run(settings: Demo, output: Location) -> job.Job:
+    began = time.monotonic()
     stages = _stages(settings, output)
     storing = Thread(target=prepare_store, args=(output.child("x"), settings.tracking))
     storing.start()  # creating the tracking database takes seconds; Ray starts meanwhile
@@ -97,12 +105,13 @@ def run_demo(settings: Demo) -> job.Job:
 def _stages(settings: Demo, output: Location) -> dict[str, Callable[[], job.Job]]:
     names = ("tuples", "distractors", "tokens", "train", "evaluation", "report")
     where = {name: output.child(name).uri for name in names}
-    tracking = settings.tracking
+    tracking, run = settings.tracking, RunSettings(break_lock=settings.break_lock)
     ingest = IngestPhotos if settings.photos else IngestToybox
     synthesize = Synthesize(
         tuples=where["tuples"],
         output=where["distractors"],
         synthesis=SynthesisSettings(engines=("exemplar",) if settings.photos else ("toybox",)),
+        run=run,
         tracking=tracking,
     )
     embed = Embed(
@@ -110,19 +119,23 @@ def _stages(settings: Demo, output: Location) -> dict[str, Callable[[], job.Job]
         distractors=where["distractors"],
         output=where["tokens"],
         embedding=EmbedSettings(backbone=settings.backbone),
+        run=run,
         tracking=tracking,
     )
     train = Train(
-        tokens=where["tokens"],
+        tokens=(where["tokens"],),
         output=where["train"],
         alphas=settings.alphas,
         training=build(TrainSettings, presets.toybox() | {"max_steps": settings.max_steps}, "the demo's settings"),
         where=WorkerSettings(workers=settings.train_workers),
+        break_lock=settings.break_lock,
         tracking=tracking,
     )
     trained = {} if settings.photos else {name: output.child("train", HEADS_FOLDER, name) for name in train.runs()}
     heads = [f"{name}={folder.child(BEST).uri}" for name, folder in trained.items()] or settings.heads
-    evaluate = Evaluate(tokens=where["tokens"], output=where["evaluation"], heads=tuple(heads), tracking=tracking)
+    evaluate = Evaluate(
+        tokens=where["tokens"], output=where["evaluation"], heads=tuple(heads), run=run, tracking=tracking
+    )
     report = Report(
         output=where["report"],
         inputs=ReportInputs(
@@ -133,9 +146,10 @@ def _stages(settings: Demo, output: Location) -> dict[str, Callable[[], job.Job]
             train=tuple(f"{name}={folder.uri}" for name, folder in trained.items()),
         ),
         page=ReportSettings(title="NearID on Ray: " + ("your photos" if settings.photos else "the demo on toy data")),
+        break_lock=settings.break_lock,
         tracking=tracking,
     )
-    source = ingest(output=where["tuples"], source=_source(settings), tracking=tracking)  # type: ignore[arg-type]
+    source = ingest(output=where["tuples"], source=_source(settings), run=run, tracking=tracking)  # type: ignore[arg-type]
     stages: dict[str, Callable[[], job.Job]] = {
         "ingest": lambda: run_ingest(source),
         "synthesize": lambda: run_synthesize(synthesize),

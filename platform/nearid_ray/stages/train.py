@@ -10,7 +10,6 @@ from nearid_ray import job
 from nearid_ray.cluster import Terminated
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
-from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import settings_digest
 from nearid_ray.models.checkpoint import load_head
@@ -18,6 +17,8 @@ from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import BEST, HISTORY, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
+from nearid_ray.training.sources import CachedTokens, TokenSource
+from nearid_ray.training.tokens import Cache
 from nearid_ray.training.trainer import check_runs, train_many
 
 HEADS_FOLDER = "heads"
@@ -28,43 +29,54 @@ HEADS_FOLDER = "heads"
 class Train:
     """Train the attention-pooling head of a frozen backbone on its cached tokens."""
 
-    tokens: str
-    """The token cache that embed wrote; it needs the splits train and, for validation, val."""
+    tokens: tuple[str, ...]
+    """The token cache that embed wrote, or several of one backbone to train on their mix; the splits train and, for
+    validation, val are read."""
     output: str
     """Folder or s3://bucket/prefix for checkpoints, the trained heads and their history."""
     alphas: tuple[float, ...] = ()
     """Train one head for each of these alphas in place of `alpha`, one after the other in one group of workers."""
     training: TrainSettings = TrainSettings()
     where: WorkerSettings = WorkerSettings()
+    break_lock: bool = False
+    """Take over an output whose other writer, on another machine, has certainly ended."""
     tracking: TrackingSettings = TrackingSettings()
 
     def runs(self) -> dict[str, TrainSettings]:
         """Settings of each head by its name."""
-        alphas = self.alphas or (self.training.alpha,)
-        if len(set(alphas)) != len(alphas):
-            raise UsageError(f"alphas holds a value twice: {', '.join(f'{alpha:g}' for alpha in alphas)}")
-        return {f"nearid-alpha-{alpha:g}": replace(self.training, alpha=alpha) for alpha in alphas}
+        if len(set(self.alphas)) != len(self.alphas):
+            raise UsageError(f"alphas holds a value twice: {', '.join(f'{alpha:g}' for alpha in self.alphas)}")
+        each = [replace(self.training, alpha=alpha) for alpha in self.alphas] or [self.training]
+        return {run_name(settings): settings for settings in each}
 
 
+def run_name(settings: TrainSettings) -> str:
+    """Name of a run: its objective, and the weight of the ranking term where it has one."""
+    alpha = settings.resolved()["alpha"]
+    return settings.objective if alpha is None else f"{settings.objective}-alpha-{alpha:g}"
+
+
+@job.owning_output("train")
 def run_train(settings: Train) -> job.Job:
     """Train, or read what was trained before; then write heads, history and settings."""
     output = job.output_of(settings.output, settings.tracking)
     runs = settings.runs()
-    cache = TokenCache.open(settings.tokens)
-    content = {"tokens": cache.fingerprint, "runs": {name: to_dict(run) for name, run in runs.items()}}
+    source = CachedTokens(settings.tokens)
+    cache = source.open()
+    content = {"tokens": cache.fingerprint, "runs": {name: run.resolved() for name, run in runs.items()}}
     done = _check_output(output, content)
     if not done:
-        check_runs(runs, cache)
+        check_runs(runs, cache, where=settings.where)
     with job.running(
         "train",
         output,
         to_dict(settings),
         tracking=settings.tracking,
-        inputs={"tokens": settings.tokens},
+        inputs=source.describe(),
         needs_ray=not done,
     ) as running:
         if not done:
-            _train(settings, output, cache, runs, content)
+            _train(settings, output, source, cache, runs, content)
         running.summary |= {"trained_before": done}
         for name in runs:
             rows = _history(output, name)
@@ -79,10 +91,15 @@ def head_folder(output: Location, name: str, which: str = BEST) -> Location:
 
 
 def _train(
-    settings: Train, output: Location, cache: TokenCache, runs: dict[str, TrainSettings], content: dict[str, Any]
+    settings: Train,
+    output: Location,
+    source: TokenSource,
+    cache: Cache,
+    runs: dict[str, TrainSettings],
+    content: dict[str, Any],
 ) -> None:
     try:
-        trained = train_many(runs, cache_uri=cache.uri, storage=output, name="checkpoints", where=settings.where)
+        trained = train_many(runs, tokens=source, storage=output, name="checkpoints", where=settings.where)
     except SystemExit as ended:  # Ray Train's answer to Ctrl-C and SIGTERM
         raise (Terminated if Terminated.received else KeyboardInterrupt) from ended
     for name, result in trained.items():

@@ -54,6 +54,4 @@ def history_table(history: Sequence[HistoryRow]) -> pa.Table:
     rows = [row.flat() for row in history]
     names = list(dict.fromkeys(name for row in rows for name in row))
     types = {"step": pa.int64()}
-    return pa.table(
-        {name: pa.array([row.get(name) for row in rows], types.get(name, pa.float64())) for name in names}
-    )
+    return pa.table({name: pa.array([row.get(name) for row in rows], types.get(name, pa.float64())) for name in names})

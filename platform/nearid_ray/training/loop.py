@@ -1,141 +1,62 @@
 """The training loop: plain PyTorch, on one process or on the workers of a process group.
 
-Axes: B anchors of this worker, S slots of a sample (anchor, positives, distractors), N filled slots, T tokens, D width.
+Axes: B anchors of this worker, S slots of a sample (anchor, positives, distractors), K distractor slots.
 
-No random state exists: what a step does follows from the settings, the step's number and the head so far. A run that
-goes on from a saved state is therefore the run that was never interrupted, to the last bit on one process.
+Heads whose settings differ only in what is minimised and how are trained together, each batch being read once for all
+of them. No random state exists: what a step does follows from the settings, the step's number and the head so far. A
+run that goes on from a saved state is therefore the run that was never interrupted, to the last bit on one process.
 """
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from nearid_ray.data.plan import differences
 from nearid_ray.errors import UsageError
-from nearid_ray.identifiers import content_hash, stable_hash
+from nearid_ray.identifiers import content_hash
 from nearid_ray.models.head import AttentionPoolingHead
-from nearid_ray.settings import to_dict
+from nearid_ray.training.checks import check_needs, not_finite
+from nearid_ray.training.history import HistoryRow
 from nearid_ray.training.items import item_table
-from nearid_ray.training.losses import EmbeddedTuples, LossValue, Objective
-from nearid_ray.training.pool import Workers, gather_pool
+from nearid_ray.training.pool import Workers
 from nearid_ray.training.selection import Samples, Selection, StepItems
-from nearid_ray.training.settings import Precision, TrainSettings
-from nearid_ray.training.tokens import Cache, TokenReader
+from nearid_ray.training.settings import TrainSettings, check_stackable
+from nearid_ray.training.stack import HeadStack
+from nearid_ray.training.step import StepBatch, backward_step, computing
+from nearid_ray.training.tokens import Ahead, Cache, ResidentTokens, TokenReader
 from nearid_ray.training.validation import Validation
 
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryRow:
-    """What one step did. The row of step 0 is the head before training, with validation alone."""
-
-    step: int
-    """Steps done."""
-    epoch: float
-    """Epochs done."""
-    loss: float | None = None
-    """Loss of the global batch, before the step."""
-    disc: float | None = None
-    """Its discrimination term."""
-    rank: float | None = None
-    """Its ranking term, without alpha."""
-    cohesion: float | None = None
-    """Its cohesion term, without beta."""
-    learning_rate: float | None = None
-    grad_norm: float | None = None
-    """Norm of the gradient before clipping."""
-    samples_per_s: float | None = None
-    """Samples of the global batch per second; validation and checkpoints are not in the time."""
-    val_ssr: float | None = None
-    """Sample success rate on the validation split, 0 to 1; None between validations."""
-    val_pa: float | None = None
-    """Pairwise accuracy on the validation split, 0 to 1."""
+Rows = dict[str, HistoryRow]
+"""What a step did to each head, by the name of its run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepBatch:
-    """Tokens of the filled slots of this worker's samples."""
+@dataclass
+class _Run:
+    """One head of the stack and what belongs to it alone."""
 
-    tokens_NTD: Tensor
-    valid_BS: Tensor
-    """Which slots are filled, in the order of N."""
-    positives: int
-    """Positive slots; slot 0 is the anchor, the distractors come last."""
-    padded_anchors: int
-    """A number of anchors that no worker has more of."""
+    name: str
+    settings: TrainSettings
+    head: AttentionPoolingHead
+    origin: dict[str, Any]
+    device: torch.device
 
-
-def step_loss(
-    head: nn.Module, batch: StepBatch, objective: Objective, workers: Workers, precision: Precision = "fp32"
-) -> LossValue:
-    """The loss of one step: embed the filled slots, gather the positives, apply the objective in float32.
-
-    Every worker must call it, one without samples too.
-    """
-    with _computing(precision, batch.tokens_NTD.device):
-        embedding_ND = head(batch.tokens_NTD)
-    # float64 heads stay float64; half precision goes up.
-    embedding_ND = embedding_ND.to(torch.promote_types(embedding_ND.dtype, torch.float32))
-    embedding_BSD = _in_slots(functional.normalize(embedding_ND, dim=-1), batch.valid_BS)
-    first_distractor = 1 + batch.positives
-    tuples = EmbeddedTuples(
-        anchor_BD=embedding_BSD[:, 0],
-        positive_BPD=embedding_BSD[:, 1:first_distractor],
-        positive_valid_BP=batch.valid_BS[:, 1:first_distractor],
-        distractor_BKD=embedding_BSD[:, first_distractor:],
-        distractor_valid_BK=batch.valid_BS[:, first_distractor:],
-    )
-    pool = gather_pool(tuples.positive_BPD, tuples.positive_valid_BP, workers, batch.padded_anchors)
-    return objective(tuples, pool, workers)
-
-
-class HeadTraining:
-    """One run: a head, a token cache and settings, from step 0 or a saved state to the last step."""
-
-    def __init__(
-        self,
-        head: AttentionPoolingHead,
-        cache: Cache,
-        settings: TrainSettings,
-        *,
-        workers: Workers | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Prepares the run; `head` is trained in place.
-
-        Raises:
-            UsageError: head and tokens differ in width, the cache lacks what the settings ask for, or the settings do
-                not fit its size.
-        """
-        if cache.width != head.width:
-            raise UsageError(f"the head takes tokens of width {head.width}, the token cache holds width {cache.width}")
-        self.settings = settings
-        self.workers = workers or Workers()
-        self.device = torch.device(device)
-        self.items = item_table(cache.index, split="train", engines=settings.engines)
-        self.selection = Selection(self.items, settings.selection())
-        self.batches_per_epoch = self.selection.batches_per_epoch(settings.global_batch)
-        self.steps = settings.planned_steps(self.batches_per_epoch)
-        self.validation = Validation(cache, self.items.engines) if settings.evaluate_every else None
-        self.origin = _origin(cache, head)
-        self.head = head.to(self.device).train()
-        self.step = 0
+    def __post_init__(self) -> None:
+        self.objective = self.settings.make_objective()
         self.history: list[HistoryRow] = []
         self.best: dict[str, Any] | None = None
-        self._objective = settings.objective()
-        self._reader = TokenReader(cache, self.device)
-        self._model = DistributedDataParallel(self.head) if self.workers.count > 1 else self.head
-        self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
+        # Of 16-bit gradients small ones vanish; scaled they do not.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
 
     @cached_property
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer:
         # Made when training starts: whoever only checks settings is spared torch's slow import of its compiler.
         return torch.optim.AdamW(
             self.head.parameters(),
@@ -145,113 +66,18 @@ class HeadTraining:
             fused=True,
         )
 
-    def run(self) -> Iterator[HistoryRow]:
-        """Train to the last step, yielding each step's row. Every worker must go through all of it."""
-        if self.step == 0 and not self.history and self.validation:
-            yield self._validated(HistoryRow(step=0, epoch=0.0))
-        while self.step < self.steps:
-            row = self._advance()
-            last = self.step == self.steps
-            if self.validation and (last or self.step % self.settings.evaluate_every == 0):
-                row = self._validated(row)
-                self._keep_if_best(row)
-            else:
-                self.history.append(row)
-            yield row
-
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether the state after the last row should be saved."""
-        every = self.settings.checkpoint_every
-        return self.step == self.steps or bool(every and self.step and self.step % every == 0)
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on: tensors and plain values, on the CPU."""
-        return {
-            "step": self.step,
-            "origin": self.origin,
-            "settings": to_dict(self.settings),
-            "head": _copied(self.head.state_dict()),
-            "optimizer": _copied(self._optimizer.state_dict()),
-            "best": self.best,
-            "history": [asdict(row) for row in self.history],
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
-
-        Raises:
-            UsageError: see `check_resumable`.
-        """
-        check_resumable(state, self.settings, self.origin)
-        self.head.load_state_dict(state["head"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.best = state["best"]
-        self.history = [HistoryRow(**row) for row in state["history"]]
-
-    def _advance(self) -> HistoryRow:
-        """One step of the optimiser."""
-        started = time.perf_counter()
-        epoch, place = divmod(self.step, self.batches_per_epoch)
-        samples = self._batches(epoch)[place]
-        value = step_loss(
-            self._model,
-            self._read(samples, epoch),
-            self._objective,
-            self.workers,
-            self.settings.precision,
-        )
-        self._optimizer.zero_grad(set_to_none=True)
-        value.loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.head.parameters(), self.settings.clip or float("inf"))
-        loss = float(value.loss.detach())
-        if not torch.isfinite(grad_norm) or loss != loss:
-            raise FloatingPointError(
-                f"step {self.step}: loss {loss}, gradient norm {float(grad_norm)}; the tokens or the head hold values "
-                "that are not finite, or the learning rate is too high"
-            )
-        learning_rate = self.settings.learning_rate_at(self.step, self.steps)
-        for group in self._optimizer.param_groups:
+    def update(self, learning_rate: float) -> float:
+        """One step of the optimiser; the gradient's norm before it was clipped."""
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.head.parameters(), self.settings.clip or float("inf")))
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
-        self.step += 1
-        return HistoryRow(
-            step=self.step,
-            epoch=self.step / self.batches_per_epoch,
-            loss=loss,
-            **value.parts,
-            learning_rate=learning_rate,
-            grad_norm=float(grad_norm),
-            samples_per_s=len(samples) / (time.perf_counter() - started),
-        )
+        if self.scaler.is_enabled() or np.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
 
-    def _batches(self, epoch: int) -> list[Samples]:
-        if self._epoch_batches[0] != epoch:
-            self._epoch_batches = (epoch, self.selection.epoch(epoch, self.settings.global_batch))
-        return self._epoch_batches[1]
-
-    def _read(self, samples: Samples, epoch: int) -> StepBatch:
-        """This worker's part of a global batch."""
-        items: StepItems = self.selection.choose(samples[self.workers.part(len(samples))], epoch)
-        rows_BS = items.rows_BS()
-        valid_BS = rows_BS >= 0
-        return StepBatch(
-            tokens_NTD=self._reader.read_NTD(rows_BS[valid_BS]),
-            valid_BS=torch.from_numpy(valid_BS).to(self.device),
-            positives=self.settings.positives,
-            padded_anchors=-(-len(samples) // self.workers.count),
-        )
-
-    def _validated(self, row: HistoryRow) -> HistoryRow:
-        assert self.validation is not None
-        with _computing(self.settings.precision, self.device):
-            counts = self.validation.measure(self.head, self._reader, self.workers)
-        row = replace(row, val_ssr=counts.ssr(), val_pa=counts.pa())
-        self.history.append(row)
-        return row
-
-    def _keep_if_best(self, row: HistoryRow) -> None:
+    def keep_if_best(self, row: HistoryRow) -> None:
         """The best head so far: highest SSR, then highest PA, then earliest. The untrained head does not compete."""
         assert row.val_ssr is not None and row.val_pa is not None
         if self.best is None or (row.val_ssr, row.val_pa) > (self.best["val_ssr"], self.best["val_pa"]):
@@ -263,30 +89,289 @@ class HeadTraining:
             }
 
 
-def check_resumable(state: Mapping[str, Any], settings: TrainSettings, origin: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A step's batch as the reading thread leaves it."""
+
+    samples: int
+    """Samples of the global batch."""
+    rows_N: np.ndarray
+    """Index rows of the pictures."""
+    batch: StepBatch
+
+
+class HeadTraining:
+    """Some runs that share their data: heads, a token cache and settings, from step 0 or a saved state to the end."""
+
+    def __init__(
+        self,
+        heads: Mapping[str, AttentionPoolingHead],
+        cache: Cache,
+        runs: Mapping[str, TrainSettings],
+        *,
+        workers: Workers | None = None,
+        device: torch.device | str = "cpu",
+        micro_batch: int = 0,
+        resident: bool = False,
+    ) -> None:
+        """Prepares the runs; the heads are trained in place.
+
+        Args:
+            heads: the head of each run, by the run's name.
+            cache: where tokens come from.
+            runs: the settings of each run; they may differ in `PER_HEAD` settings alone.
+            workers: the processes that train together.
+            device: where the heads compute.
+            micro_batch: pictures that are embedded at a time; 0 embeds a worker's whole part at once.
+            resident: hold all training tokens on the device.
+
+        Raises:
+            UsageError: head and tokens differ in width, the cache lacks what the settings ask for, or the settings do
+                not fit its size or each other.
+        """
+        settings = check_stackable(runs)
+        for name, head in heads.items():
+            if cache.width != head.width:
+                raise UsageError(
+                    f"{name}: the head takes tokens of width {head.width}, the token cache holds width {cache.width}"
+                )
+        self.settings, self.cache = settings, cache
+        self.workers = workers or Workers()
+        if settings.global_batch < self.workers.count:
+            raise UsageError(
+                f"global_batch {settings.global_batch} is smaller than the number of workers, {self.workers.count}; "
+                "some would never have a sample. Raise global_batch or lower workers"
+            )
+        self.device = torch.device(device)
+        self.items = item_table(cache.index, split="train", engines=settings.engines)
+        self.selection = Selection(self.items, settings.selection())
+        self.batches_per_epoch = self.selection.batches_per_epoch(settings.global_batch)
+        self.steps = settings.planned_steps(self.batches_per_epoch)
+        self.validation = Validation(cache, self.items.engines) if settings.evaluate_every else None
+        self.runs: dict[str, _Run] = {}
+        for name, head in heads.items():
+            origin = origin_of(cache, head)
+            self.runs[name] = _Run(name, runs[name], head.to(self.device).train(), origin, self.device)
+            runs[name].planned_steps(self.batches_per_epoch)
+        self._oracle_M = _oracles(cache)
+        check_needs({name: run.objective for name, run in self.runs.items()}, self.items, settings, self._oracle_M)
+        self.step = 0
+        self._micro_batch, self._resident = micro_batch, resident
+        self._stack = HeadStack([run.head for run in self.runs.values()])
+        self._blank = any(getattr(run.objective, "reference", False) for run in self.runs.values())
+        self._model = DistributedDataParallel(self._stack) if self.workers.count > 1 else self._stack
+        self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
+
+    @cached_property
+    def _reader(self) -> TokenReader | ResidentTokens:
+        if self._resident:
+            rows = [rows_OA.ravel() for rows_OA in (self.items.plain_OA, self.items.masked_OA)]
+            return ResidentTokens(self.cache, self.device, np.concatenate(rows))
+        return TokenReader(self.cache, self.device, buffers=2)
+
+    @cached_property
+    def _validation_reader(self) -> TokenReader:
+        return TokenReader(self.cache, self.device)
+
+    def run(self) -> Iterator[Rows]:
+        """Train to the last step, yielding each step's rows. Every worker must go through all of it."""
+        if self.step == 0 and not self._history() and self.validation:
+            yield self._kept(self._validated({name: HistoryRow(step=0, epoch=0.0) for name in self.runs}))
+        ahead = Ahead(self._read, self.steps)
+        try:
+            while self.step < self.steps:
+                rows = self._advance(ahead)
+                last = self.step == self.steps
+                if self.validation and (last or self.step % self.settings.evaluate_every == 0):
+                    rows = self._validated(rows)
+                    for name, row in rows.items():
+                        self.runs[name].keep_if_best(row)
+                yield self._kept(rows)
+        finally:
+            ahead.close()
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the state after the last row should be saved."""
+        every = self.settings.checkpoint_every
+        return self.step == self.steps or bool(every and self.step and self.step % every == 0)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """All that is needed to go on, for each run: tensors and plain values, on the CPU."""
+        return {
+            name: {
+                "step": self.step,
+                "origin": run.origin,
+                "settings": run.settings.resolved(),
+                "head": _copied(run.head.state_dict()),
+                "optimizer": _copied(run.optimizer.state_dict()),
+                "scaler": run.scaler.state_dict(),
+                "best": run.best,
+                "history": [asdict(row) for row in run.history],
+            }
+            for name, run in self.runs.items()
+        }
+
+    def restore(self, state: Mapping[str, dict[str, Any]]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            UsageError: see `check_resumable`; or the state is of other runs.
+        """
+        if set(state) != set(self.runs):
+            raise UsageError(f"the checkpoint is of the runs {sorted(state)}, not of {sorted(self.runs)}")
+        for name, run in self.runs.items():
+            saved = state[name]
+            check_resumable(saved, run.settings, run.origin)
+            run.head.load_state_dict(saved["head"])
+            run.optimizer.load_state_dict(saved["optimizer"])
+            run.scaler.load_state_dict(saved["scaler"])
+            run.best = saved["best"]
+            run.history = [HistoryRow.saved(row) for row in saved["history"]]
+            self.step = saved["step"]
+
+    def _advance(self, ahead: "Ahead[_Read]") -> Rows:
+        """One step of all heads."""
+        started = time.perf_counter()
+        read = ahead.take(self.step)
+        waited = time.perf_counter() - started
+        for run in self.runs.values():
+            run.optimizer.zero_grad(set_to_none=True)
+        values = backward_step(
+            self._model,
+            read.batch,
+            [run.objective for run in self.runs.values()],
+            self.workers,
+            precision=self.settings.precision,
+            micro_batch=self._micro_batch,
+            scales=[run.scaler.scale(torch.ones((), device=self.device)) for run in self.runs.values()],
+        )
+        rates = {name: run.settings.learning_rate_at(self.step, self.steps) for name, run in self.runs.items()}
+        scales = {name: run.scaler.get_scale() for name, run in self.runs.items()}
+        losses = {name: float(value.loss.detach()) for name, value in zip(self.runs, values, strict=True)}
+        parts = {name: value.parts for name, value in zip(self.runs, values, strict=True)}
+        norms = {name: run.update(rates[name]) for name, run in self.runs.items()}
+        self._check_finite(read, losses, norms)
+        self.step += 1
+        seconds = time.perf_counter() - started
+        return {
+            name: HistoryRow(
+                step=self.step,
+                epoch=self.step / self.batches_per_epoch,
+                loss=losses[name],
+                parts=parts[name],
+                learning_rate=rates[name],
+                grad_norm=norms[name],
+                loss_scale=scales[name] if run.scaler.is_enabled() else None,
+                samples_per_s=read.samples / seconds,
+                read_wait_s=waited,
+                device_gib=_device_gib(self.device),
+            )
+            for name, run in self.runs.items()
+        }
+
+    def _check_finite(self, read: _Read, losses: Mapping[str, float], norms: Mapping[str, float]) -> None:
+        for name, run in self.runs.items():
+            overflowed = run.scaler.is_enabled() and run.scaler.get_scale() > _SMALLEST_SCALE
+            if np.isfinite(losses[name]) and (np.isfinite(norms[name]) or overflowed):
+                continue
+            bad = not_finite(self.cache.index, read.rows_N, read.batch.tokens_NTD[: len(read.rows_N)], self.workers)
+            said = (
+                f"the tokens of {bad} are not finite; embed them again"
+                if bad
+                else "all tokens are finite: the learning rate is too high, or the head it started from is broken"
+            )
+            raise FloatingPointError(
+                f"{name}, step {self.step}: loss {losses[name]}, gradient norm {norms[name]}; {said}"
+            )
+
+    def _batches(self, epoch: int) -> list[Samples]:
+        if self._epoch_batches[0] != epoch:
+            self._epoch_batches = (epoch, self.selection.epoch(epoch, self.settings.global_batch))
+        return self._epoch_batches[1]
+
+    def _read(self, step: int) -> _Read:
+        """This worker's part of a step's global batch."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        samples = self._batches(epoch)[place]
+        own = samples[self.workers.part(len(samples))]
+        items: StepItems = self.selection.choose(own, epoch)
+        rows_BS = items.rows_BS()
+        valid_BS = rows_BS >= 0
+        rows_N = rows_BS[valid_BS]
+        tokens_NTD = self._reader.read_NTD(rows_N, on_device=not self._micro_batch)
+        if self._blank:
+            blank_TD = torch.from_numpy(np.array(self.cache.blank_TD())).to(tokens_NTD.device)
+            tokens_NTD = torch.cat([tokens_NTD, blank_TD[None]])
+        oracle_BK = np.where(items.distractor_valid_BK, self._oracle_M[items.distractor_BK], np.nan)
+        draw_B = self.selection.positive_draw(own, epoch)
+        batch = StepBatch(
+            tokens_NTD=tokens_NTD,
+            valid_BS=torch.from_numpy(valid_BS).to(self.device),
+            positives=self.settings.positives,
+            padded_anchors=-(-len(samples) // self.workers.count),
+            oracle_BK=torch.from_numpy(oracle_BK.astype(np.float32)).to(self.device),
+            draw_B=torch.from_numpy(draw_B).to(self.device),
+            blank=self._blank,
+        )
+        return _Read(samples=len(samples), rows_N=rows_N, batch=batch)
+
+    def _validated(self, rows: Rows) -> Rows:
+        assert self.validation is not None
+        started = time.perf_counter()
+        with computing(self.settings.precision, self.device):
+            counts = self.validation.measure(self._stack, self._validation_reader, self.workers)
+        seconds = time.perf_counter() - started
+        return {
+            name: replace(row, val_ssr=count.ssr(), val_pa=count.pa(), val_s=seconds)
+            for (name, row), count in zip(rows.items(), counts, strict=True)
+        }
+
+    def _kept(self, rows: Rows) -> Rows:
+        for name, row in rows.items():
+            self.runs[name].history.append(row)
+        return rows
+
+    def _history(self) -> list[HistoryRow]:
+        return next(iter(self.runs.values())).history
+
+
+_SMALLEST_SCALE = 2.0**-10
+"""Gradients that overflow even with this loss scale are not a matter of scale."""
+
+
+def check_resumable(state: Mapping[str, Any], settings: TrainSettings, origin: Mapping[str, Any]) -> None:
     """Raises UsageError when a saved state is not of a run with these settings, tokens and initial head."""
     settings.check_same(state["settings"])
-    if state["origin"] != origin:
+    differing = differences(dict(state["origin"]), dict(origin))
+    if differing:
         raise UsageError(
-            "the checkpoint is of a run that started from another head or read other tokens; use a new output folder"
+            "the checkpoint is of a run that started from another head or read other tokens:\n  "
+            + "\n  ".join(differing)
+            + "\nUse a new output folder."
         )
 
 
-def _origin(cache: Cache, head: AttentionPoolingHead) -> str:
-    """Name of what a run starts from: the tokens and the head's weights."""
+def origin_of(cache: Cache, head: AttentionPoolingHead) -> dict[str, Any]:
+    """Name of what a run starts from: the tokens, and the head's architecture and weights."""
     weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in head.state_dict().items()})
-    return stable_hash(cache.fingerprint, content_hash(weights))
+    return {
+        "tokens": cache.fingerprint,
+        "backbone": cache.backbone["spec"],
+        "architecture": f"width {head.width}, {head.heads} attention heads, MLP {head.mlp_width}",
+        "initial_head": content_hash(weights),
+    }
 
 
-def _computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+def _oracles(cache: Cache) -> np.ndarray:
+    """The oracle of every index row; not a number where there is none."""
+    if "oracle" not in cache.index.column_names:
+        return np.full(len(cache.index), np.nan)
+    return cache.index["oracle"].to_numpy(zero_copy_only=False).astype(np.float64)
 
 
-def _in_slots(embedding_ND: Tensor, valid_BS: Tensor) -> Tensor:
-    """Embeddings of the filled slots at their places; zeros elsewhere."""
-    samples, slots = valid_BS.shape
-    flat = embedding_ND.new_zeros(samples * slots, embedding_ND.shape[-1])
-    return flat.index_copy(0, valid_BS.flatten().nonzero()[:, 0], embedding_ND).view(samples, slots, -1)
+def _device_gib(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
 def _copied(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a training run leaves: its best and last head, and its history."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import pyarrow as pa
@@ -11,8 +11,7 @@ from torch import Tensor
 from nearid_ray.data.store import Location
 from nearid_ray.models.checkpoint import HeadCard, save_head
 from nearid_ray.models.head import AttentionPoolingHead
-from nearid_ray.settings import to_dict
-from nearid_ray.training.loop import HistoryRow
+from nearid_ray.training.history import HistoryRow, history_table
 from nearid_ray.training.settings import TrainSettings
 
 BEST, LAST, HISTORY = "best", "last", "history.csv"
@@ -42,7 +41,7 @@ class TrainedHead:
         return cls(
             name=name,
             settings=settings,
-            history=[HistoryRow(**row) for row in state["history"]],
+            history=[HistoryRow.saved(row) for row in state["history"]],
             last_step=state["step"],
             last_head=state["head"],
             best_step=best["step"],
@@ -75,11 +74,4 @@ def save_trained(folder: Location, trained: TrainedHead, backbone: Mapping[str, 
     for part, state, metrics in ((LAST, trained.last_head, last), (BEST, trained.best_head, best)):
         head = AttentionPoolingHead.from_state_dict(state, backbone["heads"], backbone["layer_norm_eps"])
         card = HeadCard.of(head, backbone["spec"], backbone["fingerprint"])
-        save_head(folder.child(part), head, replace(card, settings=to_dict(trained.settings), metrics=metrics))
-
-
-def history_table(history: list[HistoryRow]) -> pa.Table:
-    """The history as a table, one row a step, nulls where nothing was measured."""
-    columns = {field.name: [getattr(row, field.name) for row in history] for field in fields(HistoryRow)}
-    types = {"step": pa.int64()}
-    return pa.table({name: pa.array(values, types.get(name, pa.float64())) for name, values in columns.items()})
+        save_head(folder.child(part), head, replace(card, settings=trained.settings.resolved(), metrics=metrics))

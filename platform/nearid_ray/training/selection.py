@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 Name = tuple[int | NDArray[Any], ...]
 
 # What a draw is for; part of its name, so that draws of one sample are independent of each other.
-_ORDER, _VIEW, _ENGINE, _DRAW, _MASK, _TIE = range(6)
+_ORDER, _VIEW, _ENGINE, _DRAW, _MASK, _TIE, _POSITIVE = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,11 @@ class Selection:
                 distractor_BK, name, 1 + settings.positives, settings.distractor_mask_probability
             ),
         )
+
+    def positive_draw(self, samples: Samples, epoch: int) -> NDArray[np.float64]:
+        """A uniform number for each sample, for objectives that take one of its positives."""
+        hash_B = self.items.identity_hash_I[samples.identity_B]
+        return uniforms(self.settings.seed, epoch, samples.repeat_B, hash_B, _POSITIVE)
 
     def _views_in_random_order(self, samples: Samples, name: Name) -> Rows:
         """The usable views of each sample in random order, the anchor first; -1 after the last."""

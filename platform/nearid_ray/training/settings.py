@@ -2,30 +2,63 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from nearid_ray.errors import UsageError
 from nearid_ray.settings import to_dict
-from nearid_ray.training.losses import NearIdObjective, Objective, Reduction
+from nearid_ray.training.losses import (
+    OBJECTIVE_NAMES,
+    Objective,
+    ObjectiveName,
+    ObjectiveOptions,
+    Reduction,
+    make_objective,
+)
 from nearid_ray.training.selection import DistractorScope, SelectionSettings
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+OPTIONS = tuple(field.name for field in fields(ObjectiveOptions))
+"""Settings that belong to the objective."""
+
+PER_HEAD = frozenset(
+    {"objective", *OPTIONS, "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "clip", "warmup_steps"}
+)
+"""Settings in which heads that are trained together may differ: the others decide what is read, and when."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """The recipe: all that decides what a head learns from a token cache. Defaults are the paper's."""
 
-    alpha: float = 0.5
-    """Weight of the ranking term, that distractors stay above other identities; at least 0."""
-    beta: float = 0.0
-    """Weight of the cohesion term, that an identity's views stay together; at least 0 (the paper's variant: 0.1)."""
-    temperature: float = 0.07
-    """What cosines are divided by to give logits; above 0."""
-    reduction: Reduction = "paper"
-    """How slots are averaged. paper: mean of each slot over the anchors that have it, then over slots. pairs: mean
-    over all filled slots. They differ where identities have different numbers of views."""
+    objective: ObjectiveName = "nearid"
+    """What is minimised. An option below that is None is the objective's own default; one that the objective does not
+    have is refused."""
+    alpha: float | None = None
+    """Weight of the ranking term, that distractors stay above other identities, at least 0; 0.5 by default. With an
+    oracle objective the weight of the oracle ranking; 1 by default."""
+    beta: float | None = None
+    """Weight of the cohesion term, that an identity's views stay together; at least 0. By default nearid 0,
+    nearid-cohesion 0.1."""
+    temperature: float | None = None
+    """What cosines are divided by to give logits; above 0; 0.07 by default."""
+    reduction: Reduction | None = None
+    """How slots are averaged. paper (default): mean of each slot over the anchors that have it, then over slots. pairs:
+    mean over all filled slots. They differ where identities have different numbers of views."""
+    mode: Literal["exact", "reference"] | None = None
+    """exact (default): missing slots are absent everywhere. reference: what the released implementation does, blank
+    pictures in empty slots included. NearID objectives only."""
+    margin: float | None = None
+    """Margin on cosines, 0 to 2; oracle ranking 0.05, circle-rank 0.25 by default."""
+    gamma: float | None = None
+    """Scale of circle-rank; above 0; 64 by default."""
+    bias: float | None = None
+    """Bias of siglip-rank; -10 by default."""
+    hinge: Literal["largest", "mean"] | None = None
+    """What circle-rank's hinge compares with: the largest batch negative (default) or the mean over all."""
+    chunk: int | None = None
+    """Pool entries handled at once, 1 or more; 8192 by default. Changes memory, not the result."""
     engines: tuple[str, ...] = ()
     """Engines whose distractors are trained on; all of the train split when empty."""
     distractors: DistractorScope = "views"
@@ -66,15 +99,15 @@ class TrainSettings:
     checkpoint_every: int = 200
     """Steps between checkpoints, from which an interrupted run goes on; 0 writes one at the end alone."""
     precision: Precision = "fp32"
-    """What the head computes in; the loss is always float32. bf16 pays on GPUs."""
+    """What the head computes in; the loss is always float32. bf16 and fp16 pay on GPUs; fp16 reads float16 tokens as
+    they are, and scales the loss so that small gradients survive."""
     seed: int = 0
     """Names every random choice of the data; 0 or more."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "weight_decay", "clip"):
+        for name in ("weight_decay", "clip"):
             _check(name, getattr(self, name), "a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
-        for name in ("temperature", "learning_rate"):
-            _check(name, getattr(self, name), "a number above 0", lambda v: math.isfinite(v) and v > 0)
+        _check("learning_rate", self.learning_rate, "a number above 0", lambda v: math.isfinite(v) and v > 0)
         for name in ("anchor_mask_probability", "positive_mask_probability", "distractor_mask_probability"):
             _check(name, getattr(self, name), "a probability from 0 to 1", lambda v: 0 <= v <= 1)
         for name in ("adam_beta1", "adam_beta2"):
@@ -83,11 +116,12 @@ class TrainSettings:
             _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
         for name in ("distractor_slots", "warmup_steps", "max_steps", "evaluate_every", "checkpoint_every", "seed"):
             _check(name, getattr(self, name), "0 or more", lambda v: v >= 0)
-        _check("reduction", self.reduction, "paper or pairs", lambda v: v in ("paper", "pairs"))
+        _check("objective", self.objective, ", ".join(OBJECTIVE_NAMES), lambda v: v in OBJECTIVE_NAMES)
         _check("distractors", self.distractors, "views or anchor", lambda v: v in ("views", "anchor"))
-        _check("precision", self.precision, "fp32 or bf16", lambda v: v in ("fp32", "bf16"))
+        _check("precision", self.precision, "fp32, bf16 or fp16", lambda v: v in ("fp32", "bf16", "fp16"))
         _check("engines", self.engines, "different names", lambda v: len(set(v)) == len(v) and all(v))
         self.repeats_by_source()
+        self.make_objective()
 
     def repeats_by_source(self) -> dict[str, int]:
         """`repeats` as {source: times}."""
@@ -112,13 +146,20 @@ class TrainSettings:
             repeats=self.repeats_by_source(),
         )
 
-    def objective(self) -> Objective:
-        """What a step minimises."""
-        return NearIdObjective(alpha=self.alpha, beta=self.beta, temperature=self.temperature, reduction=self.reduction)
+    def make_objective(self) -> Objective:
+        """What a step minimises; UsageError where an option is out of range or not one of the objective's."""
+        made = make_objective(self.objective, ObjectiveOptions(**{name: getattr(self, name) for name in OPTIONS}))
+        # Where a part of the data has an oracle, a short last batch without any is no mistake.
+        return replace(made, strict=False) if "oracle" in made.needs else made
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as a JSON-like dictionary, the objective's options with the values they have."""
+        objective = self.make_objective()
+        return to_dict(self) | {name: getattr(objective, name, None) for name in OPTIONS}
 
     def check_same(self, saved: Mapping[str, Any]) -> None:
-        """Raises UsageError when saved settings (`to_dict`) differ from these, naming the fields."""
-        mine = to_dict(self)
+        """Raises UsageError when saved settings (`resolved`) differ from these, naming the fields."""
+        mine = self.resolved()
         changed = sorted(name for name in mine.keys() | saved.keys() if mine.get(name) != saved.get(name))
         if changed:
             said = ", ".join(f"{name} {saved.get(name)!r} then, {mine.get(name)!r} now" for name in changed)
@@ -158,11 +199,42 @@ class WorkerSettings:
     """CPU threads (and Ray CPUs) of a worker; 1 or more."""
     max_failures: int = 3
     """How often lost workers are replaced and training goes on from the last checkpoint; 0 or more."""
+    micro_batch: int = 0
+    """Pictures that a worker's head embeds at a time; 0 embeds all at once. Less memory for one more pass through the
+    head; the loss still sees the whole batch."""
+    resident: bool = False
+    """Hold all training tokens on the device (the GPU's memory, or the host's)."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads"):
             _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
-        _check("max_failures", self.max_failures, "0 or more", lambda v: v >= 0)
+        for name in ("max_failures", "micro_batch"):
+            _check(name, getattr(self, name), "0 or more", lambda v: v >= 0)
+
+
+def grouped(runs: Mapping[str, TrainSettings]) -> list[dict[str, TrainSettings]]:
+    """The runs in groups that can be trained together, in the order in which they are first named."""
+    groups: dict[str, dict[str, TrainSettings]] = {}
+    for name, settings in runs.items():
+        groups.setdefault(repr(_shared(settings)), {})[name] = settings
+    return list(groups.values())
+
+
+def check_stackable(runs: Mapping[str, TrainSettings]) -> TrainSettings:
+    """The settings that all runs share, as those of the first; UsageError where they differ in what is read."""
+    if not runs:
+        raise UsageError("there is nothing to train: no settings were given")
+    first_name, first = next(iter(runs.items()))
+    for name, settings in runs.items():
+        mine, other = _shared(first), _shared(settings)
+        if differing := sorted(key for key in mine if mine[key] != other[key]):
+            raise UsageError(f"{first_name} and {name} cannot be trained together: they differ in {differing}")
+    return first
+
+
+def _shared(settings: TrainSettings) -> dict[str, Any]:
+    shared = {name: value for name, value in to_dict(settings).items() if name not in PER_HEAD}
+    return shared | {"blank slots": getattr(settings.make_objective(), "reference", False)}
 
 
 def _check(name: str, value: object, expected: str, holds: Callable[[Any], bool]) -> None:

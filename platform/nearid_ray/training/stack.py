@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.models.head import AttentionPoolingHead, embed_with_all
 
 
 class HeadStack(nn.Module):
@@ -31,6 +31,4 @@ class HeadStack(nn.Module):
     def forward(self, tokens_NTD: Tensor) -> Tensor:
         """embedding_RND, not normalised: what each head says of each picture."""
         heads: list[AttentionPoolingHead] = list(self.heads)  # type: ignore[arg-type]
-        if len(heads) == 1:
-            return heads[0](tokens_NTD)[None]
-        return torch.stack([head(tokens_NTD) for head in heads])
+        return torch.stack(embed_with_all(heads, tokens_NTD))

@@ -53,6 +53,10 @@ class Cache(Protocol):
         """Width of a token."""
         ...
 
+    def blank_TD(self) -> NDArray[np.float16]:
+        """Tokens (T, D) of a mid-grey picture, which the released implementation has in empty slots."""
+        ...
+
     def gather(self, index_rows: NDArray[np.int64], out: NDArray[np.float16]) -> object:
         """Copies the tokens of index rows into `out`, of shape (rows, tokens, width)."""
         ...
@@ -113,8 +117,8 @@ class ResidentTokens:
             self._held_MTD = torch.empty(len(rows), cache.tokens, cache.width, dtype=torch.float16, device=device)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             raise UsageError(
-                f"the tokens of {len(rows)} items are {size / 2**30:.1f} GiB, for which {device} has no room; leave out "
-                "--resident, or train on fewer draws or engines"
+                f"the tokens of {len(rows)} items are {size / 2**30:.1f} GiB, for which {device} has no room; leave "
+                "out --resident, or train on fewer draws or engines"
             ) from error
         reader = TokenReader(cache, device)
         each = max(1, _CHUNK_BYTES // reader.item_bytes)

@@ -1,24 +1,26 @@
 """How well a head does on the validation split: success rates on clean, full pictures.
 
-Axes: I identities, V views, E engines, O pictures, D embedding width.
+Axes: I identities, V views, E engines, O pictures, D embedding width, R heads of a stack.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.margins import TrialCounts, count_matrix, tuple_margins
+from nearid_ray.training.checks import item_name
 from nearid_ray.training.items import item_table
 from nearid_ray.training.pool import Workers
 from nearid_ray.training.tokens import Cache, TokenReader
 
-_CHUNK = 512
-"""Pictures embedded at a time."""
+_CHUNK_BYTES = 128 << 20
+"""Tokens embedded at a time."""
 
 
 class Validation:
@@ -33,12 +35,28 @@ class Validation:
                 f"split {split!r} has distractors of {sorted(present - {''})}, none of the training engines "
                 f"{list(engines)}; validation needs one of them, or evaluate_every 0"
             )
+        self._index = cache.index
         self._items = item_table(cache.index, split=split, engines=known, clean=True)
         self._rows_O = self._items.plain_OA[:, 0]
 
-    def measure(self, head: nn.Module, reader: TokenReader, workers: Workers) -> TrialCounts:
-        """Trials of each validation identity and engine. The pictures are shared out; every worker must call it."""
-        embedding_OD = self._embedded(head, reader, workers).double().cpu().numpy()
+    def measure(self, stack: nn.Module, reader: TokenReader, workers: Workers) -> list[TrialCounts]:
+        """Trials of each validation identity and engine, for each head of a stack.
+
+        The pictures are shared out, so that no worker waits for another; every worker must call it.
+
+        Raises:
+            FloatingPointError: an embedding is not finite.
+        """
+        embedding_ORD = self._embedded(stack, reader, workers).double().cpu().numpy()
+        if not np.isfinite(embedding_ORD).all():
+            bad = self._rows_O[~np.isfinite(embedding_ORD).all(axis=(1, 2))]
+            raise FloatingPointError(
+                f"the head's embeddings of {len(bad)} validation items are not finite, e.g. of "
+                f"{item_name(self._index, int(bad[0]))}; their tokens are not finite, or the head is broken"
+            )
+        return [self._counted(embedding_ORD[:, head]) for head in range(embedding_ORD.shape[1])]
+
+    def _counted(self, embedding_OD: NDArray[np.float64]) -> TrialCounts:
         view_IV, distractor_IVE = self._items.view_IV, self._items.distractor_IVE
         view_IVD = embedding_OD[view_IV]
         view_IVD[view_IV < 0] = np.nan
@@ -49,18 +67,19 @@ class Validation:
         )
         return count_matrix(margin_IEM, self._items.identities, self._items.engines)
 
-    def _embedded(self, head: nn.Module, reader: TokenReader, workers: Workers) -> Tensor:
-        """Embeddings of all pictures, each computed by one worker."""
+    def _embedded(self, stack: nn.Module, reader: TokenReader, workers: Workers) -> Tensor:
+        """embedding_ORD of all pictures, each computed by one worker."""
         each = -(-len(self._rows_O) // workers.count)
         own_O = self._rows_O[workers.rank * each : (workers.rank + 1) * each]
-        own_OD = embed_all(head, reader.read_NTD, own_O)
-        padded_OD = functional.pad(own_OD, (0, 0, 0, each - len(own_O)))
-        return workers.gather(padded_OD).detach()[: len(self._rows_O)]
+        own_ORD = embed_all(stack, reader, own_O)
+        padded_ORD = functional.pad(own_ORD, (0, 0, 0, 0, 0, each - len(own_O)))
+        return workers.gather(padded_ORD).detach()[: len(self._rows_O)]
 
 
 @torch.no_grad()
-def embed_all(head: nn.Module, read_NTD: Callable[[np.ndarray], Tensor], rows_O: np.ndarray) -> Tensor:
-    """L2-normalised float32 embeddings of index rows, in chunks."""
-    starts = range(0, max(len(rows_O), 1), _CHUNK)
-    chunks = [head(read_NTD(rows_O[start : start + _CHUNK])).float() for start in starts]
-    return functional.normalize(torch.cat(chunks), dim=-1)
+def embed_all(stack: nn.Module, reader: TokenReader, rows_O: NDArray[np.int64]) -> Tensor:
+    """L2-normalised float32 embeddings (O, R, D) of index rows by each head of a stack, in chunks."""
+    each = max(1, _CHUNK_BYTES // reader.item_bytes)
+    starts = range(0, max(len(rows_O), 1), each)
+    chunks = [stack(reader.read_NTD(rows_O[start : start + each])).float() for start in starts]
+    return functional.normalize(torch.cat(chunks, dim=1), dim=-1).transpose(0, 1)
