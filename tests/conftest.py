@@ -1,7 +1,10 @@
 """Shared by all tests: a quiet offline environment and one small Ray session for the whole run."""
 
 import os
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +25,27 @@ def ray_session() -> Iterator[None]:
             yield
     else:
         yield
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A file system of a few megabytes."""
+
+    path: Path
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", self.path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Skips where this process may not mount one."""
+    path = tmp_path / "small disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path]
+    if os.name != "posix" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system takes rights that this process does not have")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

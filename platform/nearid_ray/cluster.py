@@ -16,6 +16,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nearid_ray.data import s3
+from nearid_ray.data.lock import release_held
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 
@@ -43,6 +45,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    handler = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
@@ -54,14 +57,26 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         _put_on_python_path(_SOURCE_ROOT, _schemas_root())
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-    handler = signal.getsignal(signal.SIGTERM)
-    if in_main_thread():
-        signal.signal(signal.SIGTERM, _terminate)  # Ray's own handler can be swallowed, and the job then hangs
+    try:
+        with ending_in_order():  # Ray's own handler can be swallowed, and the job then hangs
+            yield
+    finally:
+        ray.shutdown()
+        if in_main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """SIGTERM raises Terminated in the block, so that it ends as after Ctrl-C."""
+    if not in_main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        ray.shutdown()
-        if in_main_thread():
+        if handler is not None:
             signal.signal(signal.SIGTERM, handler)
 
 
@@ -82,8 +97,10 @@ def _terminate(*_: object) -> None:
 
     def end() -> None:
         time.sleep(_GRACE_S)
+        release_held()
         os._exit(128 + signal.SIGTERM)
 
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
     threading.Thread(target=end, daemon=True).start()
     Terminated.received = True
     raise Terminated
@@ -124,6 +141,7 @@ def output_location(uri: str) -> Location:
     if place.is_local and os.path.isfile(place.path):
         raise UsageError(f"{uri} is a file; give a folder to write to")
     if not place.is_local:
+        s3.check_reachable()
         place.exists()
     return place
 

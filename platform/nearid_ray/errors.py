@@ -1,4 +1,4 @@
-"""The one error type that means: the person at the keyboard can mend this."""
+"""Errors that are told in one message, without a traceback."""
 
 
 class UsageError(ValueError):
@@ -6,4 +6,12 @@ class UsageError(ValueError):
 
     The message says what was given, what was expected and what to do. Jobs print it without a traceback and end with
     exit code 2.
+    """
+
+
+class StoreError(OSError):
+    """A store that cannot do its part now: a full disk, a server that keeps failing.
+
+    Nothing is wrong with the command: run again later, it goes on. Jobs print the message without a traceback and end
+    with exit code 1.
     """

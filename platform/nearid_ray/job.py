@@ -1,21 +1,23 @@
 """What every job does the same: exit codes, the summary table, summary.json, the MLflow run, the Ray session."""
 
+import functools
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from nearid_ray.cluster import Terminated, output_location, ray_session
+from nearid_ray.cluster import Terminated, ending_in_order, output_location, ray_session
+from nearid_ray.data.lock import owned
 from nearid_ray.data.pipeline import RunSummary
 from nearid_ray.data.plan import forget_plan
 from nearid_ray.data.rejects import rejected_counts
 from nearid_ray.data.store import NO_SPACE, Dataset, Location
 from nearid_ray.errors import UsageError
-from nearid_ray.settings import dump_json
+from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import Tracker, TrackingSettings, check_tracking, tracked
 
 OK, FAILED, MISUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -55,6 +57,42 @@ class Job:
     failed: bool = False
 
 
+@contextmanager
+def owning(place: Location, name: str, *, break_lock: bool = False) -> Iterator[None]:
+    """Be the one job that writes `place`, and let go of it however the block ends; see `lock.owned`."""
+    with ending_in_order(), owned(place, name, break_lock=break_lock):
+        yield
+
+
+class Writes(Protocol):
+    """Settings of a job that writes one output; `break_lock` may stand in a section of them (`RunSettings`)."""
+
+    @property
+    def output(self) -> str: ...
+    @property
+    def tracking(self) -> TrackingSettings: ...
+
+
+S = TypeVar("S", bound=Writes)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def owning_output(name: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Decorates `run_X(settings, ...)`: while it runs, from before its plan, no other job writes `settings.output`."""
+
+    def decorate(run: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(run)
+        def alone(settings: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            place = output_of(settings.output, settings.tracking)
+            with owning(place, name, break_lock=to_dict(settings).get("break_lock", False)):
+                return run(settings, *args, **kwargs)
+
+        return alone
+
+    return decorate
+
+
 def output_of(uri: str, tracking: TrackingSettings) -> Location:
     """Where a job may write `uri`; UsageError, before anything is made, where it may not or cannot be tracked."""
     output = output_location(uri)
@@ -85,7 +123,8 @@ def running(
             job.summary["seconds"] = round(time.monotonic() - began, 1)
             finish(name, output, job)
     except UsageError:
-        forget_plan(Dataset(output))
+        with suppress(OSError, UsageError):  # the first refusal is the one to tell
+            forget_plan(Dataset(output))
         raise
 
 

@@ -43,6 +43,8 @@ class RunSettings:
     """Make the shards again that hold rows with an error."""
     max_error_share: float = 0.01
     """The job ends with exit code 1 when a larger share of all rows has an error; 0 to 1."""
+    break_lock: bool = False
+    """Take over an output whose other writer, on another machine, has certainly ended."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -1,16 +1,29 @@
-"""What is particular about S3: how a place is written, what a refusal means, and uploads that are whole."""
+"""What is particular about S3: how a place is written, what a refusal means, patience, and uploads that are whole.
+
+Endpoint, region and credentials come from the usual AWS variables and profiles. A request that meets a server error
+(5xx), a throttled answer or a broken connection is tried again, AWS_MAX_ATTEMPTS times in all (7 by default), after
+waits that double from at most one second to at most twenty: about half a minute together.
+"""
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 
+FAILING = "the S3 server keeps failing"
+"""How the message of a server begins that does not come back."""
+
+_ATTEMPTS = "7"
+_CONNECT_S, _ANSWER_S = 10.0, 60.0
+"""How long a server may take to accept a connection, and to send the next piece of an answer."""
 _CREDENTIALS = "the usual AWS variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), profile or role"
 _DENIED = {
     "ACCESS_DENIED",
@@ -24,6 +37,8 @@ _DENIED = {
     "UNRECOGNIZED_CLIENT",
 }
 """Codes of a refusal for want of rights, as pyarrow's messages name them."""
+_EXPIRED = {"EXPIRED_TOKEN", "REQUEST_EXPIRED", "TOKEN_REFRESH_REQUIRED"}
+_FAILING = {"INTERNAL_FAILURE", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "THROTTLING", "REQUEST_TIMEOUT"}
 
 
 def is_s3(uri: str) -> bool:
@@ -48,16 +63,56 @@ def check_uri(uri: str) -> None:
         raise UsageError(f"{uri}: a folder's name is empty or made of dots; expected s3://bucket/prefix")
 
 
+class NotExclusiveError(Exception):
+    """The server cannot create an object only where there is none."""
+
+
+def endpoint() -> str:
+    """The server's address where it is not AWS, else ""."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def connect(uri: str) -> tuple[pafs.FileSystem, str]:
+    """(file system that tries again, path) of an S3 place; a bucket on AWS is found in its region."""
+    found, path = pafs.FileSystem.from_uri(quote(uri, safe="/:?&=@%+,~"))
+    patience = pafs.AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)))
+    options = {"connect_timeout": _CONNECT_S, "request_timeout": _ANSWER_S, "retry_strategy": patience}
+    if found.region:
+        options["region"] = found.region
+    return pafs.S3FileSystem(endpoint_override=endpoint() or None, **options), path
+
+
+def check_reachable() -> None:
+    """Say at once that no server answers at AWS_ENDPOINT_URL; requests would be tried again and again.
+
+    Raises:
+        UsageError: nothing accepts a connection there.
+    """
+    if not endpoint():
+        return
+    address = urlsplit(endpoint())
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{_no_answer()} ({error})") from error
+
+
 @contextmanager
 def in_words(uri: str) -> Iterator[None]:
-    """Turn what S3 refuses for the sake of bucket, rights or connection into a UsageError that says so."""
+    """Turn what S3 refuses into words.
+
+    Raises:
+        UsageError: bucket, rights or address are wrong.
+        StoreError: the server answered with errors however often it was asked.
+    """
     try:
         yield
     except OSError as error:
-        said = _meaning(str(error))
-        if said is None:
+        if isinstance(error, StoreError):
             raise
-        raise UsageError(f"{uri}: {said}") from error
+        _raise_in_words(uri, str(error), error)
+        raise
 
 
 def check_bucket(filesystem: pafs.FileSystem, path: str) -> None:
@@ -87,26 +142,74 @@ def upload(filesystem: pafs.FileSystem, path: str, data: bytes | pa.Buffer) -> N
         thread.submit(whole).result()
 
 
-def _meaning(message: str) -> str | None:
-    """What the person can do about S3's refusal; None where it is no mistake of theirs, as far as one can see."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+def create(uri: str, path: str, data: bytes) -> bool:
+    """Make an object where there is none; False where there is one.
+
+    Raises:
+        NotExclusiveError: the server knows no such request.
+        UsageError, StoreError: as `in_words`.
+    """
+    import botocore.config  # slow, and on disk never needed
+    import botocore.exceptions
+    import botocore.session
+
+    bucket, _, key = path.partition("/")
+    retries = {"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))}
+    config = botocore.config.Config(retries=retries, connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S)  # type: ignore[arg-type]
+    try:
+        client = botocore.session.get_session().create_client("s3", config=config)
+        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except botocore.exceptions.ClientError as error:
+        code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status in (409, 412):  # 409: somebody else is creating it
+            return False
+        if status == 501:
+            raise NotExclusiveError from error
+        code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
+        _raise_in_words(uri, f"bucket '{bucket}': AWS Error {code} (HTTP status {status})", error)
+        raise
+    except botocore.exceptions.NoCredentialsError as error:
+        raise UsageError(f"{uri}: S3 denies access without credentials; give {_CREDENTIALS}") from error
+    except botocore.exceptions.HTTPClientError as error:
+        raise UsageError(f"{uri}: {_no_answer()} ({error})") from error
+    return True
+
+
+def _raise_in_words(uri: str, message: str, error: Exception) -> None:
+    """Raise what the person can do about S3's refusal; return where the message does not tell."""
     found = re.search(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d+)\))?", message)
     if found is None:
-        return None
-    code, status = found[1], found[2]
+        return
+    said = _meaning(found[1], found[2], message)
+    if said is not None:
+        raise UsageError(f"{uri}: {said}") from error
+    if found[1] in _FAILING or (found[2] or "").startswith("5"):
+        raise StoreError(
+            f"{FAILING} at {endpoint() or 'AWS'} ({found[1]}, HTTP {found[2]}) for {uri}, however often it was asked; "
+            "run the same command again when it is well, what is finished stays"
+        ) from error
+
+
+def _meaning(code: str, status: str | None, message: str) -> str | None:
+    """What the person can do about S3's refusal; None where it is no mistake of theirs, as far as one can see."""
     if code == "NO_SUCH_BUCKET":
         bucket = re.search(r"bucket '([^']*)'", message)
         return _no_bucket(bucket[1] if bucket else "")
     if code in _DENIED or status in ("401", "403"):
-        return f"S3 at {endpoint} denies access; check {_CREDENTIALS} and the rights on the bucket"
+        expired = "; the credentials have expired" if code in _EXPIRED else ""
+        return f"S3 at {endpoint() or 'AWS'} denies access{expired}; check {_CREDENTIALS} and the rights on the bucket"
     if code == "NETWORK_CONNECTION":
-        return f"S3 at {endpoint} cannot be reached; check AWS_ENDPOINT_URL and the network"
+        return _no_answer()
     if status in ("301", "400", "412"):
         return (
-            f"S3 at {endpoint} does not accept the request (HTTP {status}); check {_CREDENTIALS}, AWS_ENDPOINT_URL, "
-            "AWS_DEFAULT_REGION and the bucket's name"
+            f"S3 at {endpoint() or 'AWS'} does not accept the request (HTTP {status}); check {_CREDENTIALS}, "
+            "AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the bucket's name"
         )
     return None
+
+
+def _no_answer() -> str:
+    return f"S3 at {endpoint() or 'AWS'} cannot be reached; check AWS_ENDPOINT_URL and the network"
 
 
 def _no_bucket(bucket: str) -> str:

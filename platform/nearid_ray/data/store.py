@@ -10,7 +10,7 @@ import json
 import os
 import posixpath
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from nearid_ray.data import s3
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 
 NO_SPACE = "no space left to write"
 """How the message of a full disk begins."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _ROW_GROUP_BYTES = 64 << 20
 """Row groups stay far below the 1 GB at which dataset viewers give up, and small enough to read one at a time."""
@@ -76,6 +78,16 @@ class Location:
             with s3.in_words(self.uri):
                 s3.upload(self.filesystem, self.path, data)
 
+    def write_new(self, data: bytes) -> bool:
+        """Make the file only where there is none; whether it was made.
+
+        Raises:
+            s3.NotExclusiveError: the S3 server knows no such request.
+        """
+        if self.is_local:
+            return _create_local(Path(self.path), data)
+        return s3.create(self.uri, self.path, data)
+
     def remove_empty(self, *children: str) -> None:
         """On disk: remove the named folders and then this one, as far as they are empty. S3 has no folders."""
         if self.is_local:
@@ -103,11 +115,15 @@ def locate(uri: str | Path) -> Location:
     scheme = text.partition("://")[0].lower()
     if scheme not in ("file", "s3"):
         raise UsageError(f"{text}: {scheme}:// is not supported; expected a local path or s3://bucket/prefix")
-    if s3.is_s3(text):
-        s3.check_uri(text)
     try:
-        with s3.in_words(text):
+        if s3.is_s3(text):
+            s3.check_uri(text)
+            with s3.in_words(text):
+                filesystem, path = s3.connect(text)
+        else:
             filesystem, path = pafs.FileSystem.from_uri(quote(text, safe="/:?&=@%+,~"))
+    except StoreError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(
             f"{text}: not a place this program can reach ({error}); use a path or s3://bucket/prefix"
@@ -116,31 +132,57 @@ def locate(uri: str | Path) -> Location:
 
 
 def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"{NO_SPACE} {path}; free some and run the same command again") from error
-        raise UsageError(
-            f"{path.parent}: this folder cannot be made ({error.strerror}); give an output that can be written"
-        ) from error
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with _writing(path, temporary):
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+
+
+def _create_local(path: Path, data: bytes) -> bool:
+    _make_folder(path.parent)
+    try:
+        with _writing(path):
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    with _writing(path, path), open(file, "wb") as stream:
+        stream.write(data)
+    return True
+
+
+@contextlib.contextmanager
+def _writing(path: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Errors in words; what is unfinished goes."""
+    try:
+        yield
+    except BaseException as error:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            _raise_in_words(path, error)
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"{NO_SPACE} {path}; free some and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UsageError(f"{path} cannot be written ({error.strerror}); give another output") from error
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        if error.errno in _FULL:
+            _raise_in_words(path, error)
+        raise UsageError(
+            f"{path}: this folder cannot be made ({error.strerror}); give an output that can be written"
+        ) from error
+
+
+def _raise_in_words(path: Path, error: OSError) -> None:
+    if error.errno in _FULL:
+        raise StoreError(error.errno, f"{NO_SPACE} {path}; free some and run the same command again") from error
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise UsageError(f"{path} cannot be written ({error.strerror}); give another output") from error
 
 
 def parquet_bytes(table: pa.Table) -> pa.Buffer:
@@ -214,22 +256,24 @@ class Dataset:
 
     def read(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """Rows of all finished shards in the order of the shards' names."""
-        return self.arrow().to_table(columns=list(columns) if columns else None, filter=where)
+        with s3.in_words(self.location.uri):
+            return self.arrow().to_table(columns=list(columns) if columns else None, filter=where)
 
     def count_errors(self) -> tuple[int, int]:
         """(rows, rows with a non-empty `error`)."""
-        errors = self.arrow().to_table(columns=["error"])["error"]
+        errors = self.read(["error"])["error"]
         return len(errors), pc.sum(pc.not_equal(errors, "")).as_py() or 0
 
 
 def read_parquet(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
     """One Parquet file, whole."""
-    return pq.read_table(place.path, filesystem=place.filesystem, columns=list(columns) if columns else None)
+    with s3.in_words(place.uri):
+        return pq.read_table(place.path, filesystem=place.filesystem, columns=list(columns) if columns else None)
 
 
 def read_rows(place: Location, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
     """The given rows of one Parquet file, in the given order; only their row groups are read."""
-    with place.filesystem.open_input_file(place.path) as stream:
+    with s3.in_words(place.uri), place.filesystem.open_input_file(place.path) as stream:
         file = pq.ParquetFile(stream)
         starts, groups, position = [0], [], 0
         for group in range(file.num_row_groups):

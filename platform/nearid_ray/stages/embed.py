@@ -31,6 +31,7 @@ class Embed:
     tracking: TrackingSettings = TrackingSettings()
 
 
+@job.owning_output("embed")
 def run_embed(settings: Embed) -> job.Job:
     """Plan, and make what is missing."""
     output = Dataset(job.output_of(settings.output, settings.tracking))

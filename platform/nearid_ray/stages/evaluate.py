@@ -27,6 +27,7 @@ class Evaluate:
     tracking: TrackingSettings = TrackingSettings()
 
 
+@job.owning_output("evaluate")
 def run_evaluate(settings: Evaluate) -> job.Job:
     """Embed, compare, measure."""
     output = job.output_of(settings.output, settings.tracking)

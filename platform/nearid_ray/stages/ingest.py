@@ -118,6 +118,7 @@ SOURCES: dict[str, type[IngestSettings]] = {
 """Settings of the job by the name of the source."""
 
 
+@job.owning_output("ingest")
 def run_ingest(settings: IngestSettings) -> job.Job:
     """List the source, plan, and make what is missing."""
     importer = settings.importer()

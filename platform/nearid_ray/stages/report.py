@@ -18,9 +18,12 @@ class Report:
     """Folder or s3://bucket/prefix for report.html, metrics.csv and table.md."""
     inputs: ReportInputs
     page: ReportSettings = ReportSettings()
+    break_lock: bool = False
+    """Take over an output whose other writer, on another machine, has certainly ended."""
     tracking: TrackingSettings = TrackingSettings()
 
 
+@job.owning_output("report")
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
     """Read the folders and write the page."""
     output = job.output_of(settings.output, settings.tracking)

@@ -25,6 +25,7 @@ class Synthesize:
     tracking: TrackingSettings = TrackingSettings()
 
 
+@job.owning_output("synthesize")
 def run_synthesize(settings: Synthesize) -> job.Job:
     """Plan, and make what is missing."""
     tuples = Dataset.open(settings.tuples, "tuples")
