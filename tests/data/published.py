@@ -71,3 +71,36 @@ def write_syncd(root: Path, records: list[dict], metadata: str = "metadata.json"
             put(root / "masks" / f"{Path(name).stem}.jpg", encoded(drawn, "JPEG", quality=75))
     put(root / metadata, json.dumps(records))
     return root
+
+
+def mtg_row(number: int) -> dict[str, bytes | None]:
+    """A row of Mind-the-Glitch: two pictures, of each a copy with a part painted anew, and the masks; PNG."""
+    row: dict[str, bytes | None] = {}
+    for image in (1, 2):
+        original_HW3 = scene(100 + 10 * number + image)
+        object_HW = disc(radius_px=10 + image, centre=(20 + image, 24))
+        part_HW = disc(radius_px=4 + image, centre=(22, 26))
+        painted_HW3 = np.where(part_HW[..., None] > 0, 255 - original_HW3, original_HW3)
+        row |= {
+            f"image_{image}_original": encoded(original_HW3),
+            f"image_{image}_inpainted": encoded(painted_HW3),
+            f"image_{image}_object_mask": encoded(object_HW),
+            f"image_{image}_part_mask": encoded(part_HW),
+        }
+    return row
+
+
+MTG_COLUMNS = tuple(f"image_{image}_{kind}" for kind in ("original", "inpainted", "object_mask", "part_mask")
+                    for image in (1, 2))  # fmt: skip
+
+
+def mtg_dataset(rows: list[dict[str, Any]]) -> Any:
+    """The rows as the `datasets` library holds them, pictures as its Image feature."""
+    import datasets
+
+    features = datasets.Features({name: datasets.Image() for name in MTG_COLUMNS})
+    columns = {
+        name: [None if row[name] is None else {"bytes": row[name], "path": None} for row in rows]
+        for name in MTG_COLUMNS
+    }
+    return datasets.Dataset.from_dict(columns, features=features)

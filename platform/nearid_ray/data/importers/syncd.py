@@ -7,7 +7,6 @@ objaverse_id ("" where deformable), and where there are any original_filenames, 
 dino_scores (a row and a column a file, upper triangle).
 """
 
-import io
 import re
 import unicodedata
 from collections import Counter
@@ -18,11 +17,11 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from nearid_ray.data.folder import Folder, Tree
-from nearid_ray.data.images import decode_rgb, encode_png, resize_mask
+from nearid_ray.data.images import decode_rgb, encode_png
 from nearid_ray.data.importers.importer import PictureImporter, Record, Rejected
+from nearid_ray.data.importers.mask_files import fitted_mask
 from nearid_ray.data.importers.syncd_metadata import (
     Entry,
     common_description,
@@ -93,7 +92,7 @@ class SyncdImporter(PictureImporter):
         "Synthetic Customization Data (SynCD): generated pictures of one object in two or three scenes, one row an "
         "object, each picture cut to a square around the object's mask."
     )
-    licence = "other"
+    licence = "unknown"
 
     def __init__(self, settings: SyncdSettings) -> None:
         self.settings = settings
@@ -247,22 +246,11 @@ class SyncdImporter(PictureImporter):
         else:
             above_HW = cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2GRAY) > self.settings.mask_above
             mask_HW = np.where(above_HW, np.uint8(255), np.uint8(0))
-        width, height = _size_of(image) or (0, 0)
-        if width * mask_HW.shape[0] == height * mask_HW.shape[1] > 0:
-            mask_HW = resize_mask(mask_HW, width, height)
-        return encode_png(mask_HW)
+        return encode_png(fitted_mask(mask_HW, image))
 
 
 def _left_out(identity_id: str, reason: str, detail: str) -> Rejected:
     return {"record_id": identity_id, "identity_id": identity_id, "reason": reason, "detail": detail}
-
-
-def _size_of(picture: bytes) -> tuple[int, int] | None:
-    """(width, height) without decoding; None where the bytes are no picture, which its decoding will say."""
-    try:
-        return Image.open(io.BytesIO(picture)).size
-    except Exception:  # decoders raise almost anything on hostile bytes
-        return None
 
 
 def _is_metadata(file: str) -> bool:
