@@ -8,7 +8,9 @@ REJECTED = Table(
     name="rejected",
     purpose="One row a record that a stage left out of its plan, with the reason.",
     fields=(
-        described("stage", pa.string(), "The job that left it out: ingest | curate | synthesize | embed | train | evaluate."),
+        described(
+            "stage", pa.string(), "The job that left it out: ingest, curate, masks, synthesize, embed, train, evaluate."
+        ),
         described("record_id", pa.string(), "What was left out, e.g. identity_id or identity_id/view_index/engine."),
         described("identity_id", pa.string(), "The identity concerned."),
         described("reason", pa.string(), "A short fixed reason that can be counted, e.g. no-donor, no-mask."),
