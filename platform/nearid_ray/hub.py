@@ -1,0 +1,78 @@
+"""Models from folders and from the Hugging Face hub: which of the two a name means, and what went wrong, in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nearid_ray.errors import UsageError
+
+
+def is_folder(spec: str, what: str, expected: str) -> bool:
+    """Whether `spec` is a folder here; False for what reads as a hub id (owner/name).
+
+    Raises:
+        UsageError: it is a file, or a path at which there is nothing; `what` names the setting, `expected` the files.
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return True
+    if folder.exists():
+        raise UsageError(f"{what} {spec} is a file; expected a folder with {expected}, or a hub id")
+    if spec.startswith(("/", ".", "~")) or spec.count("/") != 1 or not spec.strip("/ "):
+        raise UsageError(
+            f"{what} {spec!r}: there is no such folder; expected one with {expected}, or a hub id owner/name"
+        )
+    return False
+
+
+def in_words(error: BaseException, spec: str) -> str:
+    """Why a model could not be had from the hub or a folder, and what to do about it."""
+    from huggingface_hub import errors
+
+    chain = list(causes(error))
+    kinds = (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError,
+             errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ImportError)  # fmt: skip
+    kind = next((known for known in kinds if any(isinstance(one, known) for one in chain)), None)
+    if kind is errors.GatedRepoError:
+        return (
+            f"its owner asks for terms to be accepted. Accept them at https://huggingface.co/{spec}, sign in with "
+            "`hf auth login` (or set HF_TOKEN) on every machine, then run the same command again."
+        )
+    if kind is errors.RepositoryNotFoundError:
+        return "the hub has no such model, or it is private. Check the name, or sign in with `hf auth login`."
+    if kind is errors.RevisionNotFoundError:
+        return "the model has no such revision. Give a branch, tag or commit of it."
+    if kind in (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        return (
+            "it is not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set). Where there is a "
+            f"connection run `hf download {spec} --local-dir FOLDER` and give that folder."
+        )
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if kind is ImportError:
+        return f"a package that it needs is not installed here: {first_line}"
+    return first_line
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the bars and notices of loading; what matters in them is checked and said by us."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
