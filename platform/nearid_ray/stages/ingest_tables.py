@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nearid_ray.data.importers.importer import Importer
 from nearid_ray.data.importers.nearid import NearidImporter, NearidSettings
+from nearid_ray.data.importers.nearid_distractors import NearidDistractorsImporter, NearidDistractorsSettings
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.tracking import TrackingSettings
 
@@ -20,3 +21,17 @@ class IngestNearid:
 
     def importer(self) -> Importer:
         return NearidImporter(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestNearidDistractors:
+    """Read NearID's published distractors for the views of a tuples dataset."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the distractors dataset to."""
+    source: NearidDistractorsSettings
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return NearidDistractorsImporter(self.source)
