@@ -1,6 +1,6 @@
 """NearID as the released code computes it, against explicit loops over the rules it follows.
 
-The two-process behaviour is in test_pool.py's neighbour test_worker_groups.py.
+Its behaviour with two workers is tested in test_worker_groups.py.
 """
 
 import math
@@ -34,11 +34,12 @@ def raw(anchors: int, positives: int, distractors: int, missing: float, seed: in
     )
 
 
-def loops(batch: Raw, alpha: float, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The rules of the released code for one process, one scalar at a time."""
+def loops(batch: Raw, alpha: float, beta: float, of_worker: range | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """The rules of the released code, one scalar at a time: for one process, or for one worker's anchors of a batch."""
     anchor, positive, distractor, has_positive, has_distractor = batch
     anchors, positives = has_positive.shape
     distractors = has_distractor.shape[1]
+    mine = range(anchors) if of_worker is None else of_worker
 
     def unit(vector: Tensor) -> Tensor:
         length = vector.norm()
@@ -54,7 +55,7 @@ def loops(batch: Raw, alpha: float, beta: float) -> tuple[Tensor, dict[str, Tens
     # Main: every pool entry and every own distractor is in the denominator, blank ones too.
     slot_means = []
     for p in range(positives):
-        rows = [i for i in range(anchors) if has_positive[i, p]]
+        rows = [i for i in mine if has_positive[i, p]]
         values = []
         for i in rows:
             logits = [logit(anchor[i], positive[j, q]) for j in range(anchors) for q in range(positives)]
@@ -67,7 +68,7 @@ def loops(batch: Raw, alpha: float, beta: float) -> tuple[Tensor, dict[str, Tens
     # Rank: the pool with the anchor's own slots at the smallest number of the type.
     smallest = torch.tensor(torch.finfo(torch.float64).min, dtype=torch.float64)
     total, count = ZERO, 0
-    for i in range(anchors):
+    for i in mine:
         for k in range(distractors):
             if has_distractor[i, k]:
                 others = [
@@ -83,12 +84,12 @@ def loops(batch: Raw, alpha: float, beta: float) -> tuple[Tensor, dict[str, Tens
 
     # Cohesion: anchors with two or more positives, over the number of all valid positives.
     together = ZERO
-    for i in range(anchors):
+    for i in mine:
         own = [unit(positive[i, p]) for p in range(positives) if has_positive[i, p]]
         if len(own) >= 2:
             prototype = unit(sum(own, torch.zeros(1)) / len(own))
             together = together + sum((1 - vector @ prototype for vector in own), ZERO)
-    together = together / max(int(has_positive.sum()), 1)
+    together = together / max(int(has_positive[mine.start : mine.stop].sum()), 1)
     terms = {"discrimination": main, "ranking": rank, "cohesion": together}
     return main + alpha * rank + beta * together, terms
 
