@@ -181,5 +181,5 @@ def _column(values: NDArray[Any]) -> pa.FixedSizeListArray:
 def _checksum(parts: list[NDArray[Any]]) -> int:
     value = 0
     for part in parts:
-        value = zlib.crc32(memoryview(np.ascontiguousarray(part)).cast("B"), value)
+        value = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, value)
     return value
