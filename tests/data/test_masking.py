@@ -47,9 +47,10 @@ class Foreground(PreTrainedModel):
 
 @pytest.fixture(scope="module")
 def sam2_folder(tmp_path_factory) -> Path:
-    """A SAM 2 with random weights that reads 64 pixels."""
+    """A SAM 2 with random weights that reads 64 pixels; as on the hub, a model for videos that holds the one for
+    pictures."""
     import torch
-    from transformers import Sam2Config, Sam2Model
+    from transformers import Sam2VideoConfig, Sam2VideoModel
 
     backbone = {
         "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1, "image_size": [SIDE, SIDE],
@@ -57,18 +58,29 @@ def sam2_folder(tmp_path_factory) -> Path:
         "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 2, 2, 2],
         "global_attention_blocks": [3], "window_positional_embedding_background_size": [4, 4],
     }  # fmt: skip
-    config = Sam2Config(
-        vision_config={
-            "model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": 32,
-        },
+    vision = {
+        "model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": 32,
+    }  # fmt: skip
+    decoder = {
+        "hidden_size": 32, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
+    }  # fmt: skip
+    config = Sam2VideoConfig(
+        vision_config=vision,
         prompt_encoder_config={"hidden_size": 32, "image_size": SIDE, "patch_size": 16},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                             "iou_head_hidden_dim": 16},
-    )  # fmt: skip
+        mask_decoder_config=decoder,
+        image_size=SIDE,
+        memory_attention_hidden_size=32,
+        memory_attention_feed_forward_hidden_size=32,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=32,
+        memory_encoder_output_channels=16,
+        memory_fuser_embed_dim=32,
+        mask_downsampler_embed_dim=32,
+    )
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("sam2")
-    Sam2Model(config).save_pretrained(folder)
+    Sam2VideoModel(config).save_pretrained(folder)
     said = {"image_processor": {"size": {"height": SIDE, "width": SIDE}, "resample": 2, **IMAGENET}}
     (folder / "processor_config.json").write_text(json.dumps(said))
     return folder

@@ -47,6 +47,7 @@ class Masks:
             raise ValueError(f"sheet_views is {self.sheet_views}; expected 1 to 400")
 
 
+@job.owning_output("masks")
 def run_masks(settings: Masks) -> job.Job:
     """Plan, make what is missing, and draw the sheet."""
     tuples = Dataset.open(settings.tuples, "tuples")
