@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -188,7 +189,10 @@ def drop_a_tensor(folder: Path) -> None:
         (cut_weights, "its weights cannot be read"),
         (drop_a_tensor, "its weights lack 1 tensor.s. of the vision model.*post_layernorm.weight"),
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "bert model, which does not read"),
-        (lambda f: set_config(f, model_type="dinov2"), "is a dinov2 model, which pools .* not supported yet"),
+        (
+            lambda f: set_config(f, model_type="vit"),
+            "is a vit model, which is not supported; expected a vision model of",
+        ),
         (lambda f: set_config(f, model_type="siglip2"), "NaFlex"),
         (lambda f: set_config(f, vision_use_head=False), "has no attention-pooling head"),
         (lambda f: set_config(f, hidden_act="relu"), "activation relu; expected gelu_pytorch_tanh"),
@@ -217,10 +221,22 @@ def test_a_path_that_is_not_there_is_refused(spec: str) -> None:
         load_backbone(spec)
 
 
-def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_said_with_a_way_round_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match=r"could not be fetched from the hub \(revision main\)"):
+    with pytest.raises(UsageError, match=r"config.json could not be fetched from the hub \(revision main\)") as caught:
         load_backbone("nobody/no-such-model-0", revision="main")
+    assert "hf download nobody/no-such-model-0 --local-dir FOLDER" in str(caught.value)
+
+
+def test_a_model_whose_terms_are_not_accepted_yet_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, name: str, **options: Any) -> None:
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr("transformers.utils.cached_file", refuse)
+    with pytest.raises(UsageError, match=r"config.json could not be fetched.*terms to be accepted") as caught:
+        load_backbone("facebook/dinov3-vitl16-pretrain-lvd1689m")
+    assert "https://huggingface.co/facebook/dinov3-vitl16-pretrain-lvd1689m" in str(caught.value)
+    assert "hf auth login" in str(caught.value)
 
 
 def test_auto_precision_is_one_the_device_is_fast_in() -> None:

@@ -1,121 +1,72 @@
-"""Frozen vision models whose tokens are cached: SigLIP and SigLIP 2 at a fixed resolution.
+"""Frozen vision models whose tokens are cached: SigLIP, SigLIP 2, CLIP, DINOv2, DINOv3, and NearID's releases.
 
-Axes: B images, H, W pixels, S the model's image side, T tokens, D token width.
+Which tokens and which pooled embedding each family gives is said on top of its file in `backbones/`.
+
+Axes: B images, H, W pixels, S the model's image side, T tokens, D token width, P width of the pooled embedding.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearid_ray.errors import UsageError
+from nearid_ray.models.backbones import clip, dino, nearid, siglip
+from nearid_ray.models.backbones.tower import ClsPooling, Tower
+from nearid_ray.models.files import EXPECTED_FILES, TOYBOX_BACKBONE, ModelFiles
 from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.models.pixels import PixelSettings
 
-if TYPE_CHECKING:
-    from transformers import SiglipVisionModel
+__all__ = [
+    "TOYBOX_BACKBONE",
+    "Backbone",
+    "PixelSettings",
+    "Precision",
+    "load_backbone",
+    "pooling_of",
+    "resolve_dtype",
+]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-TOYBOX_BACKBONE = "toybox-siglip2"
-"""The backbone that ships with the package."""
-
-_EXPECTED_FILES = "config.json, model.safetensors and preprocessor_config.json"
-_KNOWN_TYPES = ("siglip", "siglip_vision_model")
-_ARCHITECTURE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
+_KNOWN = (
+    "a vision model of SigLIP or SigLIP 2 (fixed resolution), CLIP, DINOv2 or DINOv3 (ViT), or a NearID release "
+    f"(model_type {', '.join([*siglip.MODEL_TYPES, *clip.MODEL_TYPES, *dino.MODEL_TYPES, *nearid.MODEL_TYPES])})"
 )
-"""The values of a config that decide what the weights compute."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelSettings:
-    """How a picture becomes a model's input: the model's own preprocessor, run with Pillow."""
-
-    image_px: int
-    """Side S of the square that the model reads, in pixels."""
-    resample: int
-    """Pillow's number of the filter that resizes: 2 bilinear, 3 bicubic."""
-    scale: float
-    """Factor that brings a pixel from 0..255 to 0..1."""
-    mean: tuple[float, ...]
-    """Subtracted from each of the three channels after scaling."""
-    std: tuple[float, ...]
-    """Each channel is divided by it after that."""
-
-    def resized(self, image_HW3: np.ndarray) -> np.ndarray:
-        """A uint8 picture of any size at S x S pixels, its aspect not kept."""
-        if image_HW3.shape[:2] == (self.image_px, self.image_px):
-            return image_HW3
-        square = (self.image_px, self.image_px)
-        return np.array(Image.fromarray(image_HW3).resize(square, Image.Resampling(self.resample)))
-
-    def normalised(self, image_BSS3: Tensor) -> Tensor:
-        """Pixels float32 (B, 3, S, S) from resized uint8 pictures (B, S, S, 3), on the same device."""
-        # A table of all 256 values gives transformers' digits, whose arithmetic differs from torch's in the last bit.
-        table_3V = torch.from_numpy(self._values()).to(image_BSS3.device)
-        image_B3SS = image_BSS3.permute(0, 3, 1, 2)
-        if len(set(self.mean)) == len(set(self.std)) == 1:
-            return table_3V[0][image_B3SS.int()].contiguous()
-        return torch.stack([table_3V[c][image_B3SS[:, c].int()] for c in range(3)], dim=1)
-
-    def _values(self) -> np.ndarray:
-        scaled_V = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
-        mean_3, std_3 = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return (scaled_V[None] - mean_3[:, None]) / std_3[:, None]
 
 
 class Backbone:
-    """A frozen vision model with an attention-pooling head; the head's weights are held apart.
+    """A frozen vision model; what makes one embedding of its tokens is held apart.
 
     Attributes:
         spec: what it was loaded from, a folder as absolute path; `revision`: the hub's commit, or empty for a folder.
         pixels: its preprocessor; image_px: side of its input in pixels.
         tokens, width: shape (T, D) of what it says of an image.
-        heads, mlp_width, layer_norm_eps: sizes of its attention-pooling head.
+        prefix_tokens, grid: the first tokens belong to no patch, the others to (rows, columns) of patches, row by row.
+        heads, mlp_width, layer_norm_eps: sizes of the attention-pooling head that training starts from.
+        has_own_head: whether that head is the model's own; otherwise it is a new one.
+        pooled_width: P.
     """
 
-    def __init__(
-        self,
-        model: "SiglipVisionModel",
-        pixels: PixelSettings,
-        *,
-        spec: str,
-        revision: str,
-        dtype: Precision,
-        device: str,
-    ) -> None:
-        config = model.config
+    def __init__(self, tower: Tower, *, spec: str, revision: str, dtype: Precision, device: str) -> None:
         self.spec, self.revision, self.dtype, self.device = spec, revision, dtype, device
-        self.pixels = pixels
-        self.image_px: int = pixels.image_px
-        self.tokens: int = model.embeddings.num_patches
-        self.width: int = config.hidden_size
-        self.heads: int = config.num_attention_heads
-        self.mlp_width: int = config.intermediate_size
-        self.layer_norm_eps: float = config.layer_norm_eps
-        self._architecture = {name: getattr(config, name) for name in _ARCHITECTURE}
-        self._head_state = {name: value.detach().clone() for name, value in model.head.state_dict().items()}
-        self._fingerprint = ""
-        # The head stays out of the forward pass: only its weights are wanted here.
-        self._weights = model.state_dict()
-        model.use_head = False
-        self._model = model.eval().requires_grad_(False).to(device)
+        self.pixels = tower.pixels
+        self.image_px: int = tower.pixels.image_px
+        self.prefix_tokens, self.grid = tower.prefix_tokens, tower.grid
+        self.tokens: int = tower.prefix_tokens + tower.grid[0] * tower.grid[1]
+        self.width, self.heads, self.mlp_width = tower.width, tower.heads, tower.mlp_width
+        self.layer_norm_eps = tower.layer_norm_eps
+        self.has_own_head = isinstance(tower.pooling, AttentionPoolingHead)
+        self._architecture, self._weights = tower.architecture, tower.weights
+        self._head_state = tower.head_state
+        self._pooling = tower.pooling.requires_grad_(False)
+        self._fingerprint = self._tower_fingerprint = ""
+        self._model = tower.model.eval().requires_grad_(False).to(device)
 
     def __repr__(self) -> str:
         return f"Backbone({self.spec!r}, fingerprint={self.fingerprint!r})"
@@ -124,13 +75,24 @@ class Backbone:
     def fingerprint(self) -> str:
         """Name of the function this backbone computes: of its architecture, preprocessor and weights."""
         if not self._fingerprint:
-            said = json.dumps([self._architecture, asdict(self.pixels)], sort_keys=True)
-            digest = hashlib.sha256(said.encode())
+            digest = hashlib.sha256(_json([self._architecture, self.pixels.described()]))
             for name in sorted(self._weights):
                 digest.update(name.encode())
-                digest.update(memoryview(self._weights[name].contiguous().cpu().numpy()).cast("B"))
+                digest.update(_bytes(self._weights[name]).data)
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
+
+    @property
+    def tower_fingerprint(self) -> str:
+        """Name of what makes the tokens, rounded to float16, without head and preprocessor: the same for a model and
+        for a release that was exported with it."""
+        if not self._tower_fingerprint:
+            digest = hashlib.sha256(_json(self._architecture))
+            for name in sorted(name for name in self._weights if not name.startswith("head.")):
+                digest.update(name.encode())
+                digest.update(_bytes(self._weights[name].half()).data)
+            self._tower_fingerprint = digest.hexdigest()[:16]
+        return self._tower_fingerprint
 
     def describe(self) -> dict[str, Any]:
         """All that a reader of its tokens needs to know, JSON-like."""
@@ -138,12 +100,17 @@ class Backbone:
             "spec": self.spec,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
+            "tower_fingerprint": self.tower_fingerprint,
             "tokens": self.tokens,
             "width": self.width,
+            "prefix_tokens": self.prefix_tokens,
+            "grid": list(self.grid),
             "heads": self.heads,
             "mlp_width": self.mlp_width,
             "layer_norm_eps": self.layer_norm_eps,
-            "pixels": asdict(self.pixels) | {"mean": list(self.pixels.mean), "std": list(self.pixels.std)},
+            "pooling": "attention" if self.has_own_head else "cls",
+            "pooled_width": self.pooled_width,
+            "pixels": self.pixels.described(),
         }
 
     def preprocess(self, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
@@ -151,50 +118,88 @@ class Backbone:
         resized_BSS3 = np.stack([self.pixels.resized(image) for image in images])
         return self.pixels.normalised(torch.from_numpy(resized_BSS3).to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def tokens_of(self, pixels_B3SS: Tensor) -> Tensor:
         """tokens_BTD: the last layer's tokens after the last layer norm, in the precision asked for, on the device."""
         pixels_B3SS = pixels_B3SS.to(self.device)
         reduced = self.dtype != "float32"
         with torch.autocast(torch.device(self.device).type, getattr(torch, self.dtype), enabled=reduced):
-            return self._model(pixel_values=pixels_B3SS).last_hidden_state
+            return self._model(pixels_B3SS)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width P of the frozen model's own embedding."""
+        projection_PD = getattr(self._pooling, "projection_PD", None)
+        return self.width if projection_PD is None else len(projection_PD)
+
+    def pooling(self) -> nn.Module:
+        """The frozen model's own way from tokens_BTD to embedding_BP (not normalised), float32 on the CPU."""
+        return pooling_of(self.describe(), self.pooling_state())
+
+    def pooling_state(self) -> dict[str, Tensor]:
+        """Weights of `pooling`; empty where it takes the class token as it is."""
+        return {name: value.clone() for name, value in self._pooling.state_dict().items()}
 
     def head_state(self) -> dict[str, Tensor]:
-        """Weights of the backbone's own attention-pooling head, float32 on the CPU."""
+        """Weights of the attention-pooling head that training starts from, float32 on the CPU."""
         return {name: value.clone() for name, value in self._head_state.items()}
 
     def head(self) -> AttentionPoolingHead:
-        """The backbone's own head as a module, to pool tokens into embeddings or to start training from."""
+        """The attention-pooling head that training starts from: the model's own, or a new one by seed 0."""
         return AttentionPoolingHead.from_state_dict(self.head_state(), self.heads, self.layer_norm_eps)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """All weights by their names in transformers, float32; to be read only."""
+        return self._weights
+
+    def architecture(self) -> dict[str, Any]:
+        """The values of its config that decide what the weights compute."""
+        return dict(self._architecture)
+
+
+def pooling_of(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The frozen model's own pooling from what `Backbone.describe` and `Backbone.pooling_state` say.
+
+    Raises:
+        UsageError: `state` is not that of such a pooling.
+    """
+    if description.get("pooling", "attention") == "cls":
+        return ClsPooling.from_state_dict(state)
+    return AttentionPoolingHead.from_state_dict(state, description["heads"], description["layer_norm_eps"])
 
 
 def load_backbone(
-    spec: str, *, revision: str | None = None, dtype: Precision | Literal["auto"] = "auto", device: str = "cpu"
+    spec: str,
+    *,
+    revision: str | None = None,
+    dtype: Precision | Literal["auto"] = "auto",
+    device: str = "cpu",
+    image_px: int | None = None,
 ) -> Backbone:
     """A frozen backbone with its weights in float32; `dtype` is the precision it computes in.
 
     Args:
         spec: "toybox-siglip2" (shipped), a folder in transformers' layout, or a hub id such as
-            google/siglip2-so400m-patch14-384. Of a full SigLIP checkpoint only the vision tower is loaded.
+            google/siglip2-so400m-patch14-384. Of a full checkpoint only the vision model is loaded.
         revision: branch, tag or commit on the hub.
         dtype: "auto" takes what `resolve_dtype` finds for the device.
         device: "cpu" or "cuda".
+        image_px: side at which a model that reads any square (DINOv2, DINOv3) reads pictures, instead of that of its
+            preprocessor; pictures are then resized to it whole.
 
     Raises:
         UsageError: there is no model, it cannot be reached or read, or it is not of a supported kind.
     """
-    source, local = _source(spec)
-    config = _config(spec, source, revision, local)
-    _check_kind(spec, config)
-    vision = config.get("vision_config", config)
-    pixels = _pixel_settings(spec, source, revision, local, vision["image_size"])
-    model, commit = _load_model(spec, source, revision, local)
+    files = ModelFiles.find(spec, revision)
+    config = files.json("config.json")
+    if config is None:
+        raise UsageError(f"backbone {spec} holds no model: config.json is missing; expected {EXPECTED_FILES}")
+    tower = _tower(files, config, image_px)
     return Backbone(
-        model,
-        pixels,
+        tower,
         # A worker elsewhere has another working directory.
-        spec=str(Path(source).resolve()) if local and spec != TOYBOX_BACKBONE else spec,
-        revision="" if local else (commit or revision or ""),
+        spec=str(Path(files.source).resolve()) if files.local and spec != TOYBOX_BACKBONE else spec,
+        revision="" if files.local else (tower.commit or revision or ""),
         dtype=resolve_dtype(dtype, device),
         device=device,
     )
@@ -211,150 +216,31 @@ def resolve_dtype(dtype: Precision | Literal["auto"], device: str) -> Precision:
     return "bfloat16" if native else "float32"
 
 
-def _source(spec: str) -> tuple[str, bool]:
-    """(what transformers is to load, whether it is a folder)."""
-    if spec == TOYBOX_BACKBONE:
-        from nearid_ray.toybox.backbone import weights_folder
-
-        return str(weights_folder()), True
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
-        return str(folder), True
-    if folder.exists():
-        raise UsageError(f"backbone {spec} is a file; expected a folder with {_EXPECTED_FILES}, or a hub id")
-    if spec.startswith(("/", ".", "~")) or spec.count("/") > 1 or not spec.strip():
-        raise UsageError(
-            f"backbone {spec!r}: there is no such folder; expected one with {_EXPECTED_FILES}, "
-            f"a hub id (owner/name) or {TOYBOX_BACKBONE}"
-        )
-    return spec, False
-
-
-def _file(spec: str, source: str, revision: str | None, local: bool, name: str) -> Path | None:
-    """A file of the model, fetched from the hub where it lies there; None where a folder has no such file."""
-    if local:
-        path = Path(source, name)
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        return Path(str(cached_file(source, name, revision=revision)))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"backbone {spec} is no folder here, and {name} could not be fetched from the hub"
-            f"{f' (revision {revision})' if revision else ''}: {str(error).splitlines()[0]} "
-            f"Give a folder with {_EXPECTED_FILES}, check the name and the connection, or use {TOYBOX_BACKBONE}."
-        ) from error
-
-
-def _read_json(spec: str, path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"backbone {spec}: {path.name} cannot be read ({error})") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"backbone {spec}: {path.name} holds no settings; expected a JSON object")
-    return data
-
-
-def _config(spec: str, source: str, revision: str | None, local: bool) -> dict[str, Any]:
-    path = _file(spec, source, revision, local, "config.json")
-    if path is None:
-        raise UsageError(f"backbone {spec} holds no model: config.json is missing; expected {_EXPECTED_FILES}")
-    kept = _read_json(spec, path)
-    if kept.get("model_type") not in _KNOWN_TYPES:
-        return kept
-    from transformers import SiglipConfig, SiglipVisionConfig
-
-    # Configs leave out what equals a default.
-    kind = SiglipConfig if kept["model_type"] == "siglip" else SiglipVisionConfig
-    return kind.from_dict(kept).to_dict()
-
-
-def _check_kind(spec: str, config: Mapping[str, Any]) -> None:
+def _tower(files: ModelFiles, config: Mapping[str, Any], image_px: int | None) -> Tower:
     kind = config.get("model_type")
-    vision = config.get("vision_config", config)
-    known = "expected a SigLIP or SigLIP 2 model of fixed resolution (model_type siglip or siglip_vision_model)"
-    if kind in _KNOWN_TYPES:
-        if not vision.get("vision_use_head", True):
-            raise UsageError(f"backbone {spec} has no attention-pooling head to start from; {known}")
-        if vision.get("hidden_act") != "gelu_pytorch_tanh":
-            used = vision.get("hidden_act")
-            raise UsageError(f"backbone {spec} uses the activation {used}; expected gelu_pytorch_tanh")
-        return
+    if kind in dino.MODEL_TYPES:
+        return dino.load(files, config, image_px)
+    for family in (siglip, clip, nearid):
+        if kind in family.MODEL_TYPES:
+            tower = family.load(files, config)
+            if image_px not in (None, tower.pixels.image_px):
+                raise UsageError(
+                    f"image_px is {image_px}, but the backbone {files.spec} reads {tower.pixels.image_px} px alone; "
+                    "only DINOv2 and DINOv3 read other sides"
+                )
+            return tower
     if kind == "siglip2":
-        raise UsageError(f"backbone {spec} takes pictures of any shape (NaFlex), which is not supported; {known}")
-    if "vision_config" in config or "image_size" in config or "patch_size" in config:
-        raise UsageError(
-            f"backbone {spec} is a {kind} model, which pools its tokens without an attention-pooling head; "
-            f"such backbones are not supported yet; {known}"
-        )
-    raise UsageError(f"backbone {spec} is a {kind} model, which does not read pictures; {known}")
+        said = "takes pictures of any shape (NaFlex), which is not supported"
+    elif "vision_config" in config or "image_size" in config or "patch_size" in config or "num_channels" in config:
+        said = f"is a {kind} model, which is not supported"
+    else:
+        said = f"is a {kind} model, which does not read pictures"
+    raise UsageError(f"backbone {files.spec} {said}; expected {_KNOWN}")
 
 
-def _pixel_settings(spec: str, source: str, revision: str | None, local: bool, image_px: int) -> PixelSettings:
-    path = _file(spec, source, revision, local, "preprocessor_config.json")
-    if path is None:
-        raise UsageError(
-            f"backbone {spec}: preprocessor_config.json is missing, which says how pictures are resized and scaled; "
-            f"expected {_EXPECTED_FILES}"
-        )
-    kept = _read_json(spec, path)
-    size = kept.get("size", {"height": image_px, "width": image_px})
-    if size != {"height": image_px, "width": image_px}:
-        square = f"{image_px} x {image_px}"
-        raise UsageError(f"backbone {spec}: its preprocessor resizes to {size}, its model reads {square}")
-    off = [name for name in ("do_resize", "do_rescale", "do_normalize") if not kept.get(name, True)]
-    if off or kept.get("do_center_crop"):
-        raise UsageError(
-            f"backbone {spec}: its preprocessor {'skips ' + ', '.join(off) if off else 'crops'}; "
-            "expected one that resizes, rescales and normalises"
-        )
-    return PixelSettings(
-        image_px=image_px,
-        resample=int(kept.get("resample", Image.Resampling.BICUBIC)),
-        scale=float(kept.get("rescale_factor", 1 / 255)),
-        mean=tuple(float(value) for value in kept.get("image_mean", (0.5, 0.5, 0.5))),
-        std=tuple(float(value) for value in kept.get("image_std", (0.5, 0.5, 0.5))),
-    )
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
 
 
-def _load_model(spec: str, source: str, revision: str | None, local: bool) -> "tuple[SiglipVisionModel, str]":
-    from safetensors import SafetensorError
-    from transformers import SiglipVisionModel
-
-    try:
-        with _without_bars():
-            loaded: Any = SiglipVisionModel.from_pretrained(
-                source,
-                revision=revision or "main",
-                local_files_only=local,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-            )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(
-            f"backbone {spec}: its weights cannot be read: {str(error).splitlines()[0]} Expected {_EXPECTED_FILES}"
-        ) from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UsageError(
-            f"backbone {spec}: its weights lack {len(missing)} tensor(s) of the vision model, e.g. {missing[0]}"
-        )
-    return model, getattr(model.config, "_commit_hash", None) or ""
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar for loading, also for a model of two megabytes."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.contiguous().cpu().numpy().reshape(-1).view(np.uint8)

@@ -1,0 +1,1 @@
+"""One family of vision models a file, as transformers has them."""

@@ -1,0 +1,183 @@
+"""A model's files: those of a folder, or those of a repository on the hub, which are fetched one by one."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearid_ray.errors import UsageError
+
+TOYBOX_BACKBONE = "toybox-siglip2"
+"""The backbone that ships with the package."""
+
+EXPECTED_FILES = "config.json, model.safetensors and preprocessor_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where a model's files lie.
+
+    Attributes:
+        spec: what was asked for; a name for messages.
+        source: what transformers is to load: a folder or a hub id.
+        local: whether it is a folder.
+        revision: branch, tag or commit on the hub.
+        what: what it is wanted as, for messages.
+    """
+
+    spec: str
+    source: str
+    local: bool
+    revision: str | None = None
+    what: str = "backbone"
+
+    @classmethod
+    def find(cls, spec: str, revision: str | None = None, *, what: str = "backbone") -> "ModelFiles":
+        """Those of "toybox-siglip2" (shipped), of a folder, or of a hub id; the hub is not asked yet.
+
+        Raises:
+            UsageError: it is a file, or a path at which there is nothing.
+        """
+        if spec == TOYBOX_BACKBONE:
+            from nearid_ray.toybox.backbone import weights_folder
+
+            return cls(spec=spec, source=str(weights_folder()), local=True, what=what)
+        folder = Path(spec).expanduser()
+        if folder.is_dir():
+            return cls(spec=spec, source=str(folder), local=True, what=what)
+        if folder.exists():
+            raise UsageError(f"{what} {spec} is a file; expected a folder with {EXPECTED_FILES}, or a hub id")
+        if spec.startswith(("/", ".", "~")) or spec.count("/") > 1 or not spec.strip():
+            raise UsageError(
+                f"{what} {spec!r}: there is no such folder; expected one with {EXPECTED_FILES}, "
+                f"a hub id (owner/name) or {TOYBOX_BACKBONE}"
+            )
+        return cls(spec=spec, source=spec, local=False, revision=revision, what=what)
+
+    def path(self, name: str) -> Path | None:
+        """A file of the model, fetched where it lies on the hub; None where a folder has no such file.
+
+        Raises:
+            UsageError: it could not be fetched; says how to get it.
+        """
+        if self.local:
+            path = Path(self.source, name)
+            return path if path.is_file() else None
+        from transformers.utils import cached_file
+
+        try:
+            return Path(str(cached_file(self.source, name, revision=self.revision)))
+        except (OSError, ValueError) as error:
+            raise self.not_fetched(name, error) from error
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """What a JSON file of the model says; None where a folder has no such file.
+
+        Raises:
+            UsageError: it could not be fetched, or is no JSON object.
+        """
+        path = self.path(name)
+        if path is None:
+            return None
+        try:
+            data = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.what} {self.spec}: {name} cannot be read ({error})") from error
+        if not isinstance(data, dict):
+            raise UsageError(f"{self.what} {self.spec}: {name} holds no settings; expected a JSON object")
+        return data
+
+    def load(
+        self, model_class: Any, config: Any = None, state: dict[str, Tensor] | None = None
+    ) -> tuple[Any, str, list[str]]:
+        """(a transformers model of the class in float32, the hub's commit, names of tensors it lacks).
+
+        Args:
+            model_class: a class of transformers.
+            config: its config; the model's own when left out.
+            state: its weights; the model's own when left out.
+
+        Raises:
+            UsageError: the weights are missing, damaged or of other shapes.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            # What the weights lack is drawn at random.
+            with _without_bars(), torch.random.fork_rng(devices=[]):
+                model, report = model_class.from_pretrained(
+                    self.source if state is None else None,
+                    **({} if config is None else {"config": config}),
+                    **({} if state is None else {"state_dict": state}),
+                    revision=self.revision or "main",
+                    local_files_only=self.local,
+                    dtype=torch.float32,
+                    attn_implementation="sdpa",
+                    output_loading_info=True,
+                )
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            if not self.local and _is_of_the_hub(error):
+                raise self.not_fetched("model.safetensors", error) from error
+            raise UsageError(
+                f"{self.what} {self.spec}: its weights cannot be read: {str(error).splitlines()[0]} "
+                f"Expected {EXPECTED_FILES}"
+            ) from error
+        return model, getattr(model.config, "_commit_hash", None) or "", sorted(report["missing_keys"])
+
+    def commit(self) -> str:
+        """The hub's commit that the files are of; empty for a folder."""
+        config = None if self.local else self.path("config.json")
+        # The hub's cache keeps files by commit: .../snapshots/COMMIT/config.json
+        return "" if config is None else config.parent.name
+
+    def lacking(self, missing: list[str]) -> UsageError:
+        """The error of weights that are not all there."""
+        return UsageError(
+            f"{self.what} {self.spec}: its weights lack {len(missing)} tensor(s) of the vision model, e.g. {missing[0]}"
+        )
+
+    def not_fetched(self, name: str, error: Exception) -> UsageError:
+        """The error of a file that the hub did not give: which, why, and how to get it."""
+        from huggingface_hub.errors import GatedRepoError
+
+        said = f"{self.what} {self.spec} is no folder here, and {name} could not be fetched from the hub"
+        said += f" (revision {self.revision})" if self.revision else ""
+        if any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
+            return UsageError(
+                f"{said}: its owner asks for terms to be accepted. Accept them at https://huggingface.co/{self.spec}, "
+                "sign in on this machine with `hf auth login` (or set HF_TOKEN), then run the same command again."
+            )
+        return UsageError(
+            f"{said}: {str(error).splitlines()[0]} Check the name and the connection, or where there is a connection "
+            f"run `hf download {self.spec} --local-dir FOLDER` and give FOLDER ({EXPECTED_FILES}), or use "
+            f"{TOYBOX_BACKBONE}."
+        )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_the_hub(error: Exception) -> bool:
+    return any(type(cause).__module__.startswith("huggingface_hub") for cause in _causes(error))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for loading, also for a model of two megabytes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
