@@ -251,7 +251,7 @@ def test_engines_follow_from_published_names_or_are_given(tmp_path):
     assert engine_and_place("new-1=Aleksandar/NearID-Flux@abc") == ("new-1", "Aleksandar/NearID-Flux", "abc")
     assert len(set(ENGINES.values())) == 9
     for wrong in ("tables/mine", "=x", "My Engine=x", "engine="):
-        with pytest.raises(UsageError, match="does not say which engine painted it.*NearID-Flux"):
+        with pytest.raises(UsageError, match="does not say which engine painted it"):
             engine_and_place(wrong)
     for settings, words in (
         ({"tuples": ""}, "tuples is empty"),

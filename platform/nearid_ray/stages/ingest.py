@@ -18,7 +18,7 @@ from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
-from nearid_ray.stages.ingest_tables import IngestNearid, IngestNearidDistractors
+from nearid_ray.stages.ingest_tables import IngestNearid, IngestNearidDistractors, IngestTable
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -115,6 +115,7 @@ SOURCES: dict[str, type[IngestSettings]] = {
     "mtg-distractors": IngestMtgDistractors,
     "nearid": IngestNearid,
     "nearid-distractors": IngestNearidDistractors,
+    "table": IngestTable,
 }
 """Settings of the job by the name of the source."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nearid_ray.data.importers.importer import Importer
 from nearid_ray.data.importers.nearid import NearidImporter, NearidSettings
 from nearid_ray.data.importers.nearid_distractors import NearidDistractorsImporter, NearidDistractorsSettings
+from nearid_ray.data.importers.table import TableImporter, TableSettings
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.tracking import TrackingSettings
 
@@ -35,3 +36,17 @@ class IngestNearidDistractors:
 
     def importer(self) -> Importer:
         return NearidDistractorsImporter(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestTable:
+    """Read any table of pictures: one row an identity (`--images a b c`) or one row a picture (`--image`)."""
+
+    output: str
+    """Folder or s3://bucket/prefix to write the tuples dataset to."""
+    source: TableSettings
+    run: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def importer(self) -> Importer:
+        return TableImporter(self.source)
