@@ -5,19 +5,20 @@ from typing import Protocol
 
 from nearid_ray import job
 from nearid_ray.data.importers.importer import Importer
-from nearid_ray.data.importers.mtg import (
-    MtgDistractorsImporter,
-    MtgDistractorsSettings,
-    MtgImporter,
-    MtgSettings,
-)
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
-from nearid_ray.data.importers.syncd import SyncdImporter, SyncdSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import ingest, plan_ingest
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.ingest_published import (
+    IngestDreambench,
+    IngestDreambenchGenerated,
+    IngestDreambenchRatings,
+    IngestMtg,
+    IngestMtgDistractors,
+    IngestSyncd,
+)
 from nearid_ray.stages.ingest_tables import IngestNearid, IngestNearidDistractors, IngestTable
 from nearid_ray.tracking import TrackingSettings
 
@@ -50,48 +51,6 @@ class IngestPhotos:
         return PhotosImporter(self.source)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IngestSyncd:
-    """Read SynCD: generated pictures of one object in several scenes."""
-
-    output: str
-    """Folder or s3://bucket/prefix to write the tuples dataset to."""
-    source: SyncdSettings
-    run: RunSettings = RunSettings()
-    tracking: TrackingSettings = TrackingSettings()
-
-    def importer(self) -> Importer:
-        return SyncdImporter(self.source)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestMtg:
-    """Read Mind-the-Glitch: pairs of pictures of one object."""
-
-    output: str
-    """Folder or s3://bucket/prefix to write the tuples dataset to."""
-    source: MtgSettings = MtgSettings()
-    run: RunSettings = RunSettings()
-    tracking: TrackingSettings = TrackingSettings()
-
-    def importer(self) -> Importer:
-        return MtgImporter(self.source)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestMtgDistractors:
-    """Read Mind-the-Glitch's inpainted pictures, the distractors of the pairs' pictures."""
-
-    output: str
-    """Folder or s3://bucket/prefix to write the distractors dataset to."""
-    source: MtgDistractorsSettings
-    run: RunSettings = RunSettings()
-    tracking: TrackingSettings = TrackingSettings()
-
-    def importer(self) -> Importer:
-        return MtgDistractorsImporter(self.source)
-
-
 class IngestSettings(Protocol):
     """What the settings of every source have; each names its importer."""
 
@@ -113,6 +72,9 @@ SOURCES: dict[str, type[IngestSettings]] = {
     "syncd": IngestSyncd,
     "mtg": IngestMtg,
     "mtg-distractors": IngestMtgDistractors,
+    "dreambench": IngestDreambench,
+    "dreambench-generated": IngestDreambenchGenerated,
+    "dreambench-ratings": IngestDreambenchRatings,
     "nearid": IngestNearid,
     "nearid-distractors": IngestNearidDistractors,
     "table": IngestTable,

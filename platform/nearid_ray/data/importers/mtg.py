@@ -26,7 +26,7 @@ from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.sources import RowSource, open_rows
 from nearid_ray.data.store import Dataset
 from nearid_ray.data.views import RawIdentity, RawView
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash
 from nearid_ray.settings import to_dict
 from schemas import DISTRACTORS
@@ -258,6 +258,8 @@ class MtgDistractorsImporter(RowImporter):
             bare = bare_row(record, engine=ENGINE, family=FAMILY, settings={})
             try:
                 yield bare | self._fields(record, row, views)
+            except (StoreError, UsageError):
+                raise  # the store fails, not this picture
             except (OSError, ValueError) as error:
                 yield bare | {"error": str(error)}
 

@@ -32,7 +32,7 @@ from nearid_ray.data.importers.syncd_metadata import (
 from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.masks import rendered_mask
 from nearid_ray.data.views import RawIdentity, RawView
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.settings import to_dict
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -223,7 +223,6 @@ class SyncdImporter(PictureImporter):
         known: dict[str, Any] = {"name": file or name, "prompt": record["prompts"][place], "provenance": provenance}
         if not file:
             return RawView(**known, error=f"the metadata names {name}, and there is no such file")
-        image = None
         try:
             known["image"] = image = self._folder.read(file)
             if mask_file:
@@ -232,6 +231,8 @@ class SyncdImporter(PictureImporter):
                     "mask_name": f"mask {mask_file}",
                     "mask_source": "rendered" if record["kind"] == "rigid" else "file",
                 }
+        except (StoreError, UsageError):
+            raise  # the store fails, not this picture
         except OSError as error:
             return RawView(**known, error=str(error))
         except ValueError as error:

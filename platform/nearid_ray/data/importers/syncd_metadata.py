@@ -12,7 +12,7 @@ from typing import Any
 
 from nearid_ray.data.folder import Folder
 from nearid_ray.data.store import locate
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 
 _DESCRIPTIONS = ("category_description", "description", "caption")
 
@@ -132,6 +132,8 @@ def read_captions(uri: str) -> dict[str, str]:
 def _read_list(folder: Folder, file: str) -> list[Any]:
     try:
         data = json.loads(folder.read(file))
+    except (StoreError, UsageError):
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder.uri}/{file} cannot be read as JSON ({error})") from error
     if not isinstance(data, list):
