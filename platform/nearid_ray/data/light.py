@@ -8,33 +8,35 @@ import pyarrow.parquet as pq
 
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.errors import UsageError
-from schemas import IMAGE, Table
+from schemas import IMAGE
 
 _AHEAD = 8
 """Shards read at the same time: on S3 a small read waits for the network most of the time."""
 
 
-def light_columns(table: Table) -> list[str]:
+def light_columns(schema: pa.Schema) -> list[str]:
     """Names of the columns without pictures and vectors; a dot reaches into the structs of a list column."""
-    names = []
-    for field in table.fields:
-        if field.type.equals(IMAGE):
-            continue
-        if not pa.types.is_list(field.type):
-            names.append(field.name)
-        elif pa.types.is_struct(field.type.value_type):
-            inner = field.type.value_type
-            names += [f"{field.name}.{f.name}" for f in inner.fields if not f.type.equals(IMAGE)]
-    return names
+    return [name for name, kind in flat_columns(schema) if not kind.equals(IMAGE) and not pa.types.is_list(kind)]
 
 
-def picture_columns(table: Table) -> list[str]:
+def picture_columns(schema: pa.Schema) -> list[str]:
     """Names of the columns that hold pictures; a dot reaches into the structs of a list column."""
-    names = [field.name for field in table.fields if field.type.equals(IMAGE)]
-    for field in table.fields:
+    return [name for name, kind in flat_columns(schema) if kind.equals(IMAGE)]
+
+
+def flat_columns(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """(name, type) of every column; those of the structs in a list column one by one, as `views.x`."""
+    for field in schema:
         if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
-            names += [f"{field.name}.{f.name}" for f in field.type.value_type.fields if f.type.equals(IMAGE)]
-    return names
+            yield from ((f"{field.name}.{inner.name}", inner.type) for inner in field.type.value_type.fields)
+        else:
+            yield field.name, field.type
+
+
+def schema_of(dataset: Dataset) -> pa.Schema:
+    """The Arrow schema of the dataset's first shard."""
+    place = dataset.shard(dataset.shards()[0])
+    return pq.read_schema(place.path, filesystem=place.filesystem)
 
 
 def parquet_paths(names: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ class Curate:
     tracking: TrackingSettings = TrackingSettings()
 
 
+@job.owning_output("curate")
 def run_curate(settings: Curate) -> job.Job:
     """Choose, plan, and copy what is missing."""
     tuples = Dataset.open(settings.tuples, "tuples")

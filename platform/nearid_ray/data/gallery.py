@@ -1,0 +1,114 @@
+"""A sheet of some pictures of a dataset: views with their mask's outline, distractors beside their view."""
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from nearid_ray.data.images import decode_mask, decode_rgb
+from nearid_ray.data.light import iterate, picture_columns, schema_of
+from nearid_ray.data.sheet import contact_sheet, outlined
+from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.errors import UsageError
+
+Cells = tuple[list[np.ndarray | None], list[str]]
+"""A row of the sheet: pictures and their captions."""
+
+_MOST_ROWS = 200
+
+
+def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None) -> np.ndarray:
+    """Some rows of the dataset, evenly spread over it, as one uint8 (H, W, 3) picture.
+
+    Tuples: a row's views with the mask outlined. Distractors: the view (where `tuples` are given), the distractor with
+    its mask outlined, and without. Other tables with pictures: the picture alone, several a row. UsageError where the
+    dataset has no picture or `rows` is out of 1 to 200.
+    """
+    if not 1 <= rows <= _MOST_ROWS:
+        raise UsageError(f"{rows} rows are asked for; expected 1 to {_MOST_ROWS} for a sheet")
+    table = (dataset.settings() or {}).get("table")
+    if not dataset.shards() or not picture_columns(schema_of(dataset)):
+        raise UsageError(f"{dataset.location.uri}: a dataset of {table!r} holds no pictures to show")
+    places = spread(dataset, rows)
+    if not places:
+        raise UsageError(f"{dataset.location.uri}: the dataset has no rows to show")
+    if table == "distractors":
+        views = _view_places(tuples) if tuples is not None else {}
+        made = [_distractor(dataset, place, tuples, views) for place in places]
+    elif table == "tuples":
+        made = [_views(dataset, place) for place in places]
+    else:
+        made = [_plain(dataset, place) for place in places]
+    return contact_sheet([pictures for pictures, _ in made], [captions for _, captions in made])
+
+
+def spread(dataset: Dataset, count: int) -> list[tuple[str, int]]:
+    """(shard, row) of at most `count` rows, evenly spread over all."""
+    sizes = []
+    for name in dataset.shards():
+        place = dataset.shard(name)
+        sizes.append((name, pq.read_metadata(place.path, filesystem=place.filesystem).num_rows))
+    total = sum(size for _, size in sizes)
+    wanted, found, start = {i * total // count for i in range(min(count, total))}, [], 0
+    if total <= count:
+        wanted = set(range(total))
+    for name, size in sizes:
+        found += [(name, row) for row in range(size) if start + row in wanted]
+        start += size
+    return found
+
+
+def _views(dataset: Dataset, place: tuple[str, int]) -> Cells:
+    row = read_rows(dataset.shard(place[0]), [place[1]]).to_pylist()[0]
+    pictures, captions = [], []
+    for index, view in enumerate(row["views"]):
+        pictures.append(_outlined(view["image"], view["mask"]))
+        area = "no mask" if view["mask_area"] is None else f"{view['mask_source']} {view['mask_area']:.0%}"
+        captions.append(view["error"] or f"{area} {row['identity_id']}/{index}")
+    return (pictures, captions) if pictures else ([None], [row["error"] or f"{row['identity_id']}: no views"])
+
+
+def _distractor(
+    dataset: Dataset, place: tuple[str, int], tuples: Dataset | None, views: dict[str, tuple[str, int, int]]
+) -> Cells:
+    row = read_rows(dataset.shard(place[0]), [place[1]]).to_pylist()[0]
+    pictures = [_outlined(row["image"], row["mask"]), _outlined(row["image"], None)]
+    captions = [row["error"] or f"{row['engine']} {row['verdict']}", row["distractor_id"]]
+    if tuples is not None:
+        found = views.get(row["view_id"])
+        view = None
+        if found is not None:
+            column = read_rows(tuples.shard(found[0]), [found[1]], ["views.list.element.image"])["views"].to_pylist()
+            view = _outlined(column[0][found[2]]["image"], row["mask"])
+        pictures.insert(0, view)
+        captions.insert(0, f"{row['identity_id']}/{row['view_index']}" if found else "its view is not in tuples")
+    return pictures, captions
+
+
+def _plain(dataset: Dataset, place: tuple[str, int]) -> Cells:
+    row = read_rows(dataset.shard(place[0]), [place[1]]).to_pylist()[0]
+    pictures = [_outlined(row[name], None) for name in picture_columns(schema_of(dataset)) if "." not in name]
+    said = [str(row[name]) for name in ("identity_id", "method", "prompt_index", "prompt") if row.get(name) is not None]
+    return pictures, [row.get("error") or " ".join(said)] * len(pictures)
+
+
+def _view_places(tuples: Dataset) -> dict[str, tuple[str, int, int]]:
+    """view_id -> (shard, row, view_index)."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for shard, table in iterate(tuples, ["views.view_id"]):
+        for row, views in enumerate(table["views"].to_pylist()):
+            for index, view in enumerate(views or ()):
+                found.setdefault(view["view_id"], (shard, row, index))
+    return found
+
+
+def _outlined(image: dict | None, mask: dict | None) -> np.ndarray | None:
+    """The picture, with the mask's outline where there is one; None where it cannot be decoded."""
+    try:
+        if image is None or image["bytes"] is None:
+            return None
+        image_HW3 = decode_rgb(image["bytes"])
+        if mask is None or mask["bytes"] is None:
+            return image_HW3
+        mask_HW = decode_mask(mask["bytes"])
+        return outlined(image_HW3, mask_HW) if mask_HW.shape == image_HW3.shape[:2] else image_HW3
+    except ValueError:
+        return None
