@@ -76,6 +76,9 @@ class MemoryCache:
     def width(self) -> int:
         return self.tokens_NTD.shape[2]
 
+    def blank_TD(self) -> NDArray[np.float16]:
+        return np.full(self.tokens_NTD.shape[1:], 0.5, np.float16)
+
     def gather(self, index_rows: NDArray[np.int64], out: NDArray[np.float16]) -> None:
         np.take(self.tokens_NTD, index_rows, axis=0, out=out)
 

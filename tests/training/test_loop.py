@@ -15,7 +15,7 @@ from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.history import HistoryRow
 from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.pool import Workers
-from nearid_ray.training.settings import TrainSettings
+from nearid_ray.training.settings import TrainSettings, grouped
 from nearid_ray.training.stack import HeadStack
 from nearid_ray.training.state import load_state, save_state
 from nearid_ray.training.tokens import TokenReader
@@ -130,10 +130,10 @@ def test_a_state_of_other_settings_is_refused_by_name(cache: Any) -> None:
 
 def test_a_state_of_other_tokens_or_another_initial_head_is_refused(cache: Any) -> None:
     state = training(cache).state()
-    with pytest.raises(UsageError, match="another head or read other tokens"):
+    with pytest.raises(UsageError, match="another head or read other tokens:\n  tokens: there 'memory', now 'other'"):
         One(new_head(), replace(cache, fingerprint="other"), TrainSettings(**SETTINGS)).restore(state)
     torch.manual_seed(1)
-    with pytest.raises(UsageError, match="another head or read other tokens"):
+    with pytest.raises(UsageError, match="initial_head: there"):
         One(AttentionPoolingHead(16, 2, 32), cache, TrainSettings(**SETTINGS)).restore(state)
 
 
@@ -198,13 +198,133 @@ def test_tokens_of_another_width_are_refused(cache: Any) -> None:
         One(AttentionPoolingHead(24, 2, 32), cache, TrainSettings(**SETTINGS))
 
 
-def test_tokens_that_are_not_finite_stop_the_run_at_once(
+def test_tokens_that_are_not_finite_stop_the_run_and_are_named(
     make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
 ) -> None:
-    cache = make_cache(make_index({f"s:{i}": 2 for i in range(8)}))
-    cache.tokens_NTD[:] = np.inf
-    with pytest.raises(FloatingPointError, match="step 0: loss nan"):
-        list(training(cache, evaluate_every=0).rows())
+    cache = make_cache(make_index({f"s:{i}": 2 for i in range(8)}, engines=["paint"], draws=[1], masked=[False]))
+    (bad,) = [
+        i
+        for i, row in enumerate(cache.index.to_pylist())
+        if (row["identity_id"], row["view_index"], row["engine"]) == ("s:3", 1, "paint")
+    ]
+    cache.tokens_NTD[bad, 2, 3] = np.nan
+    said = rf"step 0: loss nan.*the tokens of row {bad} \(s:3 view 1, engine paint, draw 1\) are not finite"
+    with pytest.raises(FloatingPointError, match=said):
+        list(training(cache, evaluate_every=0).run())
+
+
+def test_validation_tokens_that_are_not_finite_stop_the_run_and_are_named(
+    make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
+) -> None:
+    split = lambda name: "val" if name == "s:7" else "train"  # noqa: E731
+    cache = make_cache(make_index({f"s:{i}": 2 for i in range(8)}, split=split))
+    cache.tokens_NTD[[row["identity_id"] == "s:7" for row in cache.index.to_pylist()]] = np.inf
+    with pytest.raises(FloatingPointError, match=r"validation items are not finite, e\.g\. of row \d+ \(s:7 view"):
+        list(training(cache).run())
+
+
+def test_a_learning_rate_that_is_too_high_is_told_from_broken_tokens(cache: Any) -> None:
+    with pytest.raises(FloatingPointError, match="all tokens are finite: the learning rate is too high"):
+        list(training(cache, learning_rate=1e30, warmup_steps=0, clip=0.0, evaluate_every=0).run())
+
+
+@pytest.mark.parametrize("options", [{"micro_batch": 13}, {"resident": True}])
+def test_less_memory_or_resident_tokens_change_nothing(cache: Any, options: dict[str, Any]) -> None:
+    plain, other = training(cache), One(new_head(), cache, TrainSettings(**SETTINGS), **options)
+    losses = [[row.loss for row in list(run.rows())[1:]] for run in (plain, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in plain.head.state_dict().items():
+        torch.testing.assert_close(other.head.state_dict()[name], value, rtol=0, atol=1e-4)
+
+
+def test_heads_trained_together_are_those_trained_alone(cache: Any) -> None:
+    runs = {
+        "a": TrainSettings(**SETTINGS),
+        "b": TrainSettings(**{**SETTINGS, "objective": "circle-rank", "learning_rate": 1e-3, "clip": 0.1}),
+    }
+    together = HeadTraining({name: new_head() for name in runs}, cache, runs)
+    list(together.run())
+    for name, settings in runs.items():
+        alone = One(new_head(), cache, settings)
+        list(alone.run())
+        mine = together.runs[name]
+        for key, value in alone.head.state_dict().items():
+            torch.testing.assert_close(mine.head.state_dict()[key], value, rtol=0, atol=1e-4)
+        assert [row.loss for row in mine.history[1:]] == pytest.approx([r.loss for r in alone.history[1:]], rel=1e-3)
+        assert alone.best is not None and mine.best is not None and mine.best["step"] == alone.best["step"]
+
+
+def test_runs_that_read_different_things_are_not_trained_together(cache: Any) -> None:
+    runs = {"a": TrainSettings(**SETTINGS), "b": TrainSettings(**{**SETTINGS, "global_batch": 8})}
+    with pytest.raises(UsageError, match=r"a and b cannot be trained together: they differ in \['global_batch'\]"):
+        HeadTraining({name: new_head() for name in runs}, cache, runs)
+    third = {**runs, "c": TrainSettings(**{**SETTINGS, "alpha": 2.0}), "d": TrainSettings(**SETTINGS, mode="reference")}
+    assert [list(group) for group in grouped(third)] == [["a", "c"], ["b"], ["d"]]
+
+
+def test_fp16_scales_the_loss_and_learns_too(cache: Any) -> None:
+    rough, exact = training(cache, precision="fp16"), training(cache)
+    rows = [list(run.rows())[1:] for run in (rough, exact)]
+    taken = [row for row in rows[0] if np.isfinite(row.grad_norm or 0)]
+    assert rows[0][0].loss_scale == 1024 and rows[1][0].loss_scale is None and len(taken) >= 15
+    assert np.allclose([row.loss for row in rows[0]], [row.loss for row in rows[1]], rtol=0.1)
+    again = training(cache, precision="fp16")
+    again.restore(rough.state())
+    assert again.runs["one"].scaler.get_scale() == rough.runs["one"].scaler.get_scale()
+
+
+def test_a_global_batch_smaller_than_the_number_of_workers_is_refused(cache: Any) -> None:
+    with pytest.raises(UsageError, match="global_batch 2 is smaller than the number of workers, 3"):
+        One(new_head(), cache, TrainSettings(**{**SETTINGS, "global_batch": 2}), workers=Workers(count=3))
+
+
+def test_objectives_are_refused_data_that_lacks_what_they_need(
+    make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
+) -> None:
+    alone = make_cache(make_index({f"s:{i}": 2 for i in range(8)}, engines=()))
+    with pytest.raises(UsageError, match="one: the 8 training identities has none"):
+        training(alone, evaluate_every=0)
+    losses = [row.loss for row in training(alone, evaluate_every=0, objective="infonce", distractor_slots=0).rows()]
+    assert len(losses) == 20
+    paired = make_cache(make_index({f"s:{i}": 2 for i in range(8)}))
+    with pytest.raises(UsageError, match="no anchor with two distractors of known"):
+        training(paired, evaluate_every=0, objective="infonce-oracle")
+
+
+def test_a_batch_of_identities_without_distractors_is_refused(
+    make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
+) -> None:
+    engines = ("fill", "paint")
+    bare = [(f"s:{i}", view, engine) for i in range(1, 8) for view in range(2) for engine in engines]
+    cache = make_cache(make_index({f"s:{i}": 2 for i in range(8)}, engines=engines, broken=bare))
+    with pytest.raises(UsageError, match="needs distractors, but this global batch has none"):
+        list(training(cache, evaluate_every=0, global_batch=2).run())
+
+
+def test_the_oracle_of_each_distractor_reaches_the_objective(
+    make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
+) -> None:
+    index = make_index({f"mtg:{i}": 2 for i in range(8)}, engines=["mtg"])
+    oracle = [
+        None if row["engine"] == "" else 0.1 * int(row["identity_id"][-1]) + 0.05 * row["view_index"]
+        for row in index.to_pylist()
+    ]
+    cache = make_cache(index.append_column("oracle", pa.array(oracle, pa.float64())))
+    run = training(cache, evaluate_every=0, objective="infonce-oracle", global_batch=8)
+    items = run.selection.choose(run.selection.epoch(0, 8)[0], 0)
+    batch = run._read(0).batch
+    assert batch.oracle_BK is not None
+    for i, rows in enumerate(items.distractor_BK):
+        expected = [oracle[row] if row >= 0 else np.nan for row in rows]
+        assert np.allclose(batch.oracle_BK[i].numpy(), expected, equal_nan=True)
+    parts = next(run.rows()).parts
+    assert set(parts) == {"disc", "oracle"} and parts["oracle"] > 0
+
+
+def test_a_state_of_another_architecture_is_refused_saying_what_differs(cache: Any) -> None:
+    state = training(cache).state()
+    with pytest.raises(UsageError, match=r"architecture: there 'width 16, 2 attention heads, MLP 32', now .* MLP 64"):
+        One(AttentionPoolingHead(16, 2, 64), cache, TrainSettings(**SETTINGS)).restore(state)
 
 
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:

@@ -29,8 +29,7 @@ def check_needs(
     Raises:
         UsageError: see `check_data`.
     """
-    distractor_OE = items.distractor_IVE.reshape(-1, items.distractor_IVE.shape[-1])
-    distractors = int((distractor_OE >= 0).sum()) if settings.distractor_slots else 0
+    distractors = int((items.distractor_IVE >= 0).sum()) if settings.distractor_slots else 0
     pairs = _oracle_pairs(items, oracle_M) if settings.distractor_slots > 1 else 0
     for name, objective in objectives.items():
         check_data(objective, distractors, pairs, f"{name}: the {len(items.identities)} training identities")

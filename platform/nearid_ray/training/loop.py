@@ -53,7 +53,9 @@ class _Run:
         self.history: list[HistoryRow] = []
         self.best: dict[str, Any] | None = None
         # Of 16-bit gradients small ones vanish; scaled they do not.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=_FIRST_SCALE, enabled=self.settings.precision == "fp16"
+        )
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -335,6 +337,9 @@ class HeadTraining:
     def _history(self) -> list[HistoryRow]:
         return next(iter(self.runs.values())).history
 
+
+_FIRST_SCALE = 2.0**10
+"""Loss scale of the first steps; torch's 2**16 overflows, which leaves out the steps until it has come down."""
 
 _SMALLEST_SCALE = 2.0**-10
 """Gradients that overflow even with this loss scale are not a matter of scale."""
