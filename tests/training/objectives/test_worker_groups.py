@@ -4,6 +4,7 @@ Four processes start once. The default group is all of them; the second and the 
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def global_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return inputs_BSD, valid_BS, oracle_BK, torch.rand(ANCHORS, generator=generator)
 
 
+@cache
 def network_for(workers: Workers) -> tuple[nn.Module, nn.Module]:
-    """A small network, and the same ready for these workers."""
+    """A small network, and the same ready for these workers; it never changes."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     return network, DistributedDataParallel(network, process_group=workers.group) if workers.count > 1 else network
@@ -76,8 +78,9 @@ def rows_of(workers: Workers, sizes: dict[int, list[int]]) -> slice:
 
 
 def gradients_of(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
+    network.zero_grad()
     loss.backward()
-    return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
 
 
 def by_objective(workers: Workers, name: Any, options: dict[str, Any], padding: int | None) -> dict[str, Tensor]:
