@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def sam2_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def foreground_folder(folder: Path, *, channels: int = 1, code: str = OWN_MODEL_CODE, **weights) -> Path:
+def foreground_folder(folder: Path, *, channels: int = 1, code: str = OWN_MODEL_CODE, bias: float = 0.3) -> Path:
     """A model that brings its own code, as BiRefNet does."""
     import torch
     from safetensors.torch import save_file
@@ -100,8 +101,8 @@ def foreground_folder(folder: Path, *, channels: int = 1, code: str = OWN_MODEL_
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 80, "width": 80}}))
     mean, std = IMAGENET["image_mean"], IMAGENET["image_std"]
     weight = 100 * torch.tensor([std[0], -std[1], 0.0]).view(1, 3, 1, 1).repeat(channels, 1, 1, 1)
-    state = {"conv.weight": weight, "conv.bias": torch.full((channels,), 100 * (mean[0] - mean[1] - 0.3))}
-    save_file(state | weights, folder / "model.safetensors", metadata={"format": "pt"})
+    state = {"conv.weight": weight, "conv.bias": torch.full((channels,), 100 * (mean[0] - mean[1] - bias))}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -205,7 +206,19 @@ def test_a_foreground_model_with_its_own_code_masks_what_it_calls_foreground(tmp
     assert wrong.mean() < 0.01
     assert isinstance(nothing, ValueError) and "found no object: the mask is empty" in str(nothing)
     assert isinstance(everything, ValueError) and "covers 100.0%" in str(everything)
-    assert masker.name == "birefnet" and masker.describe()["mask_model"] == str(folder)
+    assert masker.name == "birefnet"
+
+
+def test_a_model_is_the_same_wherever_its_folder_lies_and_another_with_other_weights(tmp_path):
+    settings = {"mask_method": "birefnet", "mask_trust_remote_code": True}
+    first = foreground_folder(tmp_path / "model")
+    said = make_masker(MaskSettings(**settings, mask_model=str(first))).describe()
+    moved = Path(shutil.copytree(first, tmp_path / "elsewhere" / "model"))
+    assert make_masker(MaskSettings(**settings, mask_model=str(moved))).describe() == said
+    assert said["mask_method"] == "birefnet" and said["mask_model"] == "model"
+    foreground_folder(tmp_path / "other" / "model", bias=0.5)
+    other = make_masker(MaskSettings(**settings, mask_model=str(tmp_path / "other" / "model"))).describe()
+    assert other["mask_model"] == "model" and other["mask_revision"] != said["mask_revision"]
 
 
 def test_a_segmentation_model_of_one_class_needs_no_code_of_its_own(tmp_path):

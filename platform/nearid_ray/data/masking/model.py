@@ -1,5 +1,6 @@
 """Mask models of the Hugging Face hub: found on the driver, loaded on a worker, run in batches."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ _WEIGHTS = (
 )
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 _BILINEAR = 2
+_DECIDING = (".json", ".py", ".safetensors", ".bin")
+"""Endings of the files of a folder that decide what its model computes."""
+_SAMPLED_BLOCKS = 64
+_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ class ModelPlace:
     @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
+
+    def describe(self) -> dict[str, Any]:
+        """Which model it is, wherever its folder lies."""
+        return {"mask_model": Path(self.place).name if self.is_folder else self.spec, "mask_revision": self.revision}
 
     def pixels(self, image_px: int) -> "PixelSettings":
         """How pictures become the model's input: what its preprocessor's file says, else `image_px` and ImageNet's
@@ -82,9 +91,9 @@ def find_model(settings: MaskSettings) -> ModelPlace:
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UsageError(f"mask_model {spec}: the weights are missing; expected {_WEIGHTS[0]} beside config.json")
     place = folder.resolve()
-    files = sorted(f"{file.name}:{file.stat().st_size}" for file in place.iterdir() if file.is_file())
     config = _read(spec, place / "config.json")
-    said = stable_hash(*files, (place / "config.json").read_text())
+    files = sorted(file for file in place.iterdir() if file.suffix in _DECIDING)
+    said = stable_hash(*(part for file in files for part in (file.name, _sample(file))))
     return ModelPlace(spec, str(place), True, said, config, _preprocessor(spec, str(place), None))
 
 
@@ -160,6 +169,18 @@ def _on_hub(spec: str, revision: str) -> ModelPlace:
         ) from error
     commit = extract_commit_hash(file, None) or revision
     return ModelPlace(spec, spec, False, commit, _read(spec, Path(file)), _preprocessor(spec, spec, commit))
+
+
+def _sample(file: Path) -> str:
+    """A name of a file's size and of blocks all over it: weights that were trained on differ everywhere, and reading
+    gigabytes to name them would take longer than many runs."""
+    digest, size = hashlib.sha256(), file.stat().st_size
+    digest.update(str(size).encode())
+    with file.open("rb") as stream:
+        for block in range(_SAMPLED_BLOCKS):
+            stream.seek(size * block // _SAMPLED_BLOCKS)
+            digest.update(stream.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def _preprocessor(spec: str, place: str, revision: str | None) -> dict[str, Any]:

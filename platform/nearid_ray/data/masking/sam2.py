@@ -62,12 +62,7 @@ class Sam2Masker:
         self._model: Any = None
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "mask_method": self.name,
-            "mask_model": self._place.spec,
-            "mask_revision": self._place.revision,
-            "mask_dtype": self._settings.mask_dtype,
-        }
+        return {"mask_method": self.name, **self._place.describe(), "mask_dtype": self._settings.mask_dtype}
 
     def load(self) -> None:
         from transformers import Sam2Model
