@@ -104,3 +104,60 @@ def mtg_dataset(rows: list[dict[str, Any]]) -> Any:
         for name in MTG_COLUMNS
     }
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+REFERENCES = {
+    "live_subject_animal_00_kitten": ("live_subject/animal/00", "Kitten"),
+    "live_subject_human_12_samurai": ("live_subject/human/12", "samurai"),
+    "object_03_t-shirt": ("object/03", "T-shirt"),
+    "style_10_ukiyo-e_größe": ("style/10", "Ukiyo-e Größe"),
+}
+"""DreamBench++ references drawn here: collection id -> (path of picture and captions without ending, subject)."""
+
+METHODS = ("dreambooth_sd", "emu2")
+
+
+def write_references(root: Path, prompts: int = 9) -> Path:
+    """DreamBench++'s references: images/**/NN.jpg and captions/**/NN.txt (subject, then the prompts)."""
+    for number, (path, subject) in enumerate(REFERENCES.values()):
+        put(root / "images" / f"{path}.jpg", encoded(scene(200 + number), "JPEG", quality=95))
+        lines = [subject, *(f"{subject} in scene {prompt}" for prompt in range(prompts))]
+        put(root / "captions" / f"{path}.txt", "\n".join(lines) + "\n")
+    return root
+
+
+def write_samples(root: Path, methods: tuple[str, ...] = METHODS, prompts: int = 3) -> Path:
+    """What DreamBench++'s methods generated: METHOD/{src_image,tgt_image,text}/COLLECTION_ID/PROMPT_0.jpg|txt."""
+    for number, method in enumerate(methods):
+        for name in REFERENCES:
+            for prompt in range(prompts):
+                for folder, seed in (("src_image", 0), ("tgt_image", 300 + 10 * number + prompt)):
+                    put(root / method / folder / name / f"{prompt}_0.jpg", encoded(scene(seed), "JPEG", quality=95))
+                put(root / method / "text" / name / f"{prompt}_0.txt", f"{name} in scene {prompt}\n")
+        put(root / method / "negative_prompt.txt", "")
+    return root
+
+
+def rating(group: int, name: str, prompt: int) -> int:
+    """A made-up score, 0 to 4."""
+    return (3 * group + len(name) + prompt) % 5
+
+
+def write_human_ratings(root: Path, prompts: int = 3) -> Path:
+    """DreamBench++'s merged_data: GROUP/METHOD-{cp,pf}.json, each in an order of its own."""
+    for group in (1, 2):
+        for method in METHODS:
+            for ending in ("cp", "pf"):
+                keys = [(name, prompt) for name in REFERENCES for prompt in range(prompts)]
+                ordered = keys if group == 1 else keys[::-1]
+                scores = {f"{name}-{prompt}": rating(group, name, prompt) for name, prompt in ordered}
+                put(root / f"group{group}" / f"{method}-{ending}.json", json.dumps(scores))
+    return root
+
+
+def write_metric(root: Path, prompts: int = 3) -> Path:
+    """A metric's scores: METHOD.json, with the picture's number in the keys."""
+    for method in METHODS:
+        scores = {f"{name}-{prompt}_0": 50.0 + prompt for name in REFERENCES for prompt in range(prompts)}
+        put(root / f"{method}.json", json.dumps(scores))
+    return root

@@ -19,8 +19,8 @@ from nearid_ray.data.importers.mtg import (
     MtgSettings,
     part_oracle,
 )
-from nearid_ray.data.ingest import ingest_task, plan_ingest
-from nearid_ray.data.pipeline import run_shard
+from nearid_ray.data.ingest import ingest, ingest_task, plan_ingest
+from nearid_ray.data.pipeline import RunSettings, run_shard
 from nearid_ray.data.plan import store_settings
 from nearid_ray.data.rejects import rejected_counts
 from nearid_ray.data.store import Dataset, parquet_bytes
@@ -172,6 +172,14 @@ def test_missing_and_empty_masks_give_no_oracle_and_no_error(tmp_path):
     bare = found[0]
     assert bare["mask"] is None and bare["background_max_difference"] == -1 and bare["object_mean_difference"] is None
     assert bare["image"] is not None and bare["verdict"] == "accepted"
+
+
+def test_ray_workers_open_the_source_again_and_make_the_same_rows(source, tuples, distractors, tmp_path, ray_session):
+    for importer, made in ((tuples_importer(source), tuples), (distractors_importer(tuples, source), distractors)):
+        output = Dataset(tmp_path / importer.source)
+        summary = ingest(importer, output, plan_ingest(importer, output), RunSettings(workers=2))
+        assert (summary.rows, summary.errors) == (len(made.read()), 0)
+        assert output.read().equals(made.read())
 
 
 def test_a_changed_background_is_measured_and_kept(tmp_path):

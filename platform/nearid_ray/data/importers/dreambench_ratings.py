@@ -18,7 +18,7 @@ from nearid_ray.data.folder import Folder
 from nearid_ray.data.importers.dreambench import SOURCE, category_of, identity_of, normal, read_categories
 from nearid_ray.data.importers.dreambench_generated import method_of
 from nearid_ray.data.importers.importer import Record, Rejected, RowImporter
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, locate
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import stable_hash
 from schemas import RATINGS
@@ -97,7 +97,9 @@ class DreambenchRatingsImporter(RowImporter):
         self._facts: dict[str, Any] = {}
 
     def content(self) -> dict[str, Any]:
-        return {"human": self.settings.human, "metrics": list(self.settings.metrics)}
+        human = locate(self.settings.human).uri if self.settings.human else ""
+        metrics = [f"{rater}:{aspect}={locate(uri).uri}" for rater, aspect, uri in map(_metric, self.settings.metrics)]
+        return {"human": human, "metrics": metrics}
 
     def facts(self) -> dict[str, Any]:
         return self._facts

@@ -109,7 +109,7 @@ class MtgImporter(PictureImporter):
 
     def content(self) -> dict[str, Any]:
         s = self.settings
-        return {"from": s.source, "revision": s.revision, "masking": to_dict(s.masking), "size_px": s.size_px}
+        return {"table": self._splits[s.splits[0]].uri, "masking": to_dict(s.masking), "size_px": s.size_px}
 
     def list_records(self) -> tuple[list[Record], list[Rejected]]:
         """(records, rejected) without reading a picture. Rejected are rows with neither original.
@@ -125,9 +125,10 @@ class MtgImporter(PictureImporter):
             rows.require(*_columns("original", "object_mask", "part_mask"))
             has = rows.present(_columns("original")).to_pydict()
             categories = rows.light(["category"])["category"].to_pylist() if "category" in rows.columns else []
+            state = rows.fingerprint()
             for row in range(len(rows)):
                 identity_id = f"{self.source}:{SPLITS[split]}-{row:06d}"
-                record = {"identity_id": identity_id, "split": SPLITS[split], "from": split, "row": row}
+                record = {"identity_id": identity_id, "split": SPLITS[split], "from": split, "row": row, "table": state}
                 if any(values[row] for values in has.values()):
                     records.append(record | {"category": str(categories[row] or "") if categories else ""})
                 else:
@@ -188,12 +189,13 @@ class MtgDistractorsImporter(RowImporter):
         self._tuples = Dataset(settings.tuples)
         self._splits = _Splits(settings.source, settings.revision)
         self._size_px = 512
+        self._uri = settings.source
 
     def __reduce__(self) -> "tuple[type[MtgDistractorsImporter], tuple[MtgDistractorsSettings]]":
         return MtgDistractorsImporter, (self.settings,)
 
     def content(self) -> dict[str, Any]:
-        return {"from": self.settings.source, "revision": self.settings.revision, "tuples": self._tuples.digest()}
+        return {"table": self._uri, "tuples": self._tuples.digest()}
 
     def bytes_per_row(self) -> int:
         return int(1.5 * self._size_px**2)
@@ -209,6 +211,7 @@ class MtgDistractorsImporter(RowImporter):
         rejected: list[Rejected] = []
         seen: set[str] = set()
         has: dict[str, dict[str, list[bool]]] = {}
+        states: dict[str, str] = {}
         for view in list_backgrounds(self._tuples):
             left_out = {"record_id": f"{view.identity_id}/{view.view_index}", "identity_id": view.identity_id}
             split, row = view.identity_provenance.get("mtg_split"), view.identity_provenance.get("mtg_row", 0)
@@ -220,6 +223,8 @@ class MtgDistractorsImporter(RowImporter):
                 rows = self._splits[split]
                 rows.require(*_columns("original", "inpainted", "object_mask", "part_mask"))
                 has[split] = rows.present(_columns("inpainted")).to_pydict()
+                states[split] = rows.fingerprint()
+                self._uri = rows.uri
             present = has[split][f"image_{number}_inpainted"]
             if row >= len(present):
                 raise UsageError(
@@ -240,6 +245,7 @@ class MtgDistractorsImporter(RowImporter):
                     "distractor_id": distractor_id,
                     "from": split,
                     "source_row": row,
+                    "table": states[split],
                     "image": number,
                     "crop_box": view.provenance.get("crop_box"),
                     "sha256": view.provenance.get("sha256"),
