@@ -32,7 +32,7 @@ MADE = {
 NEEDS = {
     "infonce": set(),
     "infonce-distractors": {"distractors"},
-    "infonce-oracle": {"oracle"},
+    "infonce-oracle": {"distractors", "oracle"},
     "infonce-distractors-oracle": {"distractors", "oracle"},
 }
 
@@ -86,7 +86,7 @@ def test_a_batch_without_distractors_is_refused_by_objectives_that_need_them(mak
     objective = make_objective(name)
     for tuples in (without_distractors(make_tuples(4, 2, 3)), make_tuples(4, 2, 0)):
         if objective.needs:
-            with pytest.raises(UsageError, match=r"this global batch has (none|no anchor)"):
+            with pytest.raises(UsageError, match="this global batch has none"):
                 value_of(objective, tuples)
         else:
             assert value_of(objective, tuples).loss.isfinite()

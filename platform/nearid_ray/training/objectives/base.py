@@ -11,7 +11,7 @@ Nothing here waits for the device and no shape depends on values, so that a step
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -72,11 +72,12 @@ class LossValue:
 
     loss: Tensor
     """Scalar. Its value is that of the global batch. Its gradients, averaged over the workers as
-    DistributedDataParallel does, are those of one process holding the global batch."""
+    DistributedDataParallel does, are those of one process holding the global batch. (In reference mode the value is
+    the worker's own.)"""
     part_tensors: Mapping[str, Tensor]
-    """The terms before their weights, of the global batch: scalars with gradients like the loss's. See `Objective`."""
-    found: Mapping[Need, Tensor] = field(default_factory=dict)
-    """How much of what the objective needs the global batch has; none of it is refused."""
+    """The terms before their weights: scalars with values and gradients like the loss's. See `Objective`."""
+    distractors: Tensor | None = None
+    """Number of distractors of the global batch, where none are refused."""
 
     @cached_property
     def parts(self) -> dict[str, float]:
@@ -90,10 +91,9 @@ class LossValue:
         return dict(zip(self.part_tensors, values, strict=True))
 
     def check(self) -> None:
-        """Raises UsageError when the global batch has nothing of what the objective needs; waits for the device."""
-        for need, count in self.found.items():
-            if not count.item():
-                raise UsageError(_MISSING[need].format(what="this global batch"))
+        """Raises UsageError when the global batch lacks the distractors it needs; waits for the device."""
+        if self.distractors is not None and not self.distractors.item():
+            raise UsageError(_MISSING["distractors"].format(what="this global batch"))
 
 
 class Objective(Protocol):
@@ -136,7 +136,8 @@ class GlobalObjective:
     chunk: int = DEFAULT_CHUNK
     """Pool entries compared with the anchors at once; memory grows with it, not with the pool. At least 1."""
     strict: bool = False
-    """Whether a global batch without anything of what the objective needs is refused; otherwise such terms are 0."""
+    """Whether a global batch without any distractor is refused if the objective needs them; otherwise such terms are 0,
+    as those of a batch without oracle values always are."""
 
     parts_names: ClassVar[tuple[str, ...]]
 
@@ -161,25 +162,28 @@ class GlobalObjective:
         Computed in float32, or float64 if the embeddings are, whatever autocast is around.
 
         Raises:
-            UsageError: `strict`, and the global batch has nothing of what the objective needs. On an accelerator it
-                comes when the value's parts are read, to not wait for the device.
+            UsageError: `strict`, and the global batch has no distractors though the objective needs them. On an
+                accelerator it comes when the value's parts are read, to not wait for the device.
         """
         with torch.autocast(tuples.anchor_BD.device.type, enabled=False):
             tuples, pool = _at_least_float32(tuples), _at_least_float32(pool)
             if not self.reference:
                 tuples, pool = _without_absent(tuples, pool)
-            # The released code averages over each worker's own batch.
-            averaging = Workers() if self.reference else workers
-            return self._value(tuples, self.terms(tuples, pool, workers), averaging)
+            return self._value(tuples, self.terms(tuples, pool, workers), workers)
 
     def _value(self, tuples: EmbeddedTuples, terms: Sequence[Term], workers: Workers) -> LossValue:
-        needed = {need: _count(need, tuples) for need in sorted(self.needs)} if self.strict else {}
-        parts, found = global_averages(terms, workers, list(needed.values()))
+        needed = [tuples.distractor_valid_BK.sum()] if self.strict and "distractors" in self.needs else []
+        if self.reference:
+            # The released code averages over each worker's own batch.
+            parts, _ = global_averages(terms, Workers())
+            found = [workers.sum(count) for count in needed]
+        else:
+            parts, found = global_averages(terms, workers, needed)
         loss = tuples.anchor_BD.sum() * 0.0
         for term in terms:
             if term.weight:
                 loss = loss + term.weight * parts[term.name]
-        value = LossValue(loss=loss, part_tensors=parts, found=dict(zip(needed, found, strict=True)))
+        value = LossValue(loss=loss, part_tensors=parts, distractors=found[0] if found else None)
         if loss.device.type == "cpu":
             value.check()
         return value
@@ -270,12 +274,6 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raises UsageError when a setting is not one of its choices."""
     if value not in choices:
         raise UsageError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
-
-
-def _count(need: Need, tuples: EmbeddedTuples) -> Tensor:
-    if need == "distractors":
-        return tuples.distractor_valid_BK.sum()
-    return ordered_pairs(tuples)[2].abs().sum()
 
 
 def absent_as_zero(embedding: Tensor, valid: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class InfoNceObjective(GlobalObjective):
 
     @property
     def needs(self) -> frozenset[Need]:
-        needed: dict[Need, bool] = {"distractors": self.distractors, "oracle": self.oracle}
+        needed: dict[Need, bool] = {"distractors": self.distractors or self.oracle, "oracle": self.oracle}
         return frozenset(need for need, is_needed in needed.items() if is_needed)
 
     def __post_init__(self) -> None:

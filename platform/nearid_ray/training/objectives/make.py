@@ -85,8 +85,8 @@ def make_objective(name: ObjectiveName, options: ObjectiveOptions | None = None,
     """An objective of Table 3 of arXiv 2604.01973 by its name.
 
     The names in the order of the table's rows: infonce (symmetric, one positive), infonce-distractors, infonce-oracle,
-    infonce-distractors-oracle, siglip-rank, circle-rank, nearid, nearid-cohesion. Global batches that have nothing of
-    what the objective needs are refused when it is called.
+    infonce-distractors-oracle, siglip-rank, circle-rank, nearid, nearid-cohesion. All but infonce refuse a global
+    batch without any distractor.
 
     Args:
         name: which one.
