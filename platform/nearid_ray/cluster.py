@@ -177,6 +177,12 @@ def quiet_ray_data() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if not hasattr(handler, "baseFilename"):  # Ray's own log files keep everything
             handler.setLevel(logging.WARNING)
+            handler.addFilter(_untold)
+
+
+def _untold(record: logging.LogRecord) -> bool:
+    """False for what Ray Data says of an error that it raises as well: jobs tell it themselves."""
+    return record.name not in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 
 
 def _schemas_root() -> Path:

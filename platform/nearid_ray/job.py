@@ -15,8 +15,8 @@ from nearid_ray.data.lock import owned
 from nearid_ray.data.pipeline import RunSummary
 from nearid_ray.data.plan import forget_plan
 from nearid_ray.data.rejects import rejected_counts
-from nearid_ray.data.store import NO_SPACE, Dataset, Location
-from nearid_ray.errors import UsageError
+from nearid_ray.data.store import Dataset, Location
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import Tracker, TrackingSettings, check_tracking, tracked
 
@@ -28,9 +28,9 @@ def main(job: Callable[[Sequence[str]], int]) -> None:
     """Run a job's function on the command line and end the process with its exit code."""
     try:
         code = job(sys.argv[1:])
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = MISUSED
+    except (UsageError, StoreError) as error:
+        print(f"error: {_told(str(error))}", file=sys.stderr)
+        code = MISUSED if isinstance(error, UsageError) else FAILED
     except Terminated:
         print("terminated; run the same command again to go on", file=sys.stderr)
         code = TERMINATED
@@ -39,11 +39,18 @@ def main(job: Callable[[Sequence[str]], int]) -> None:
         code = INTERRUPTED
     except Exception as error:
         code = FAILED
-        if full := re.search(f"{NO_SPACE}.*", str(error)):
-            print(f"error: {full.group()}", file=sys.stderr)  # it comes wrapped in what Ray says of its workers
+        # A worker's error comes wrapped in what Ray says of it, as text.
+        if of_worker := re.search(r"nearid_ray\.errors\.(Usage|Store)Error: (.*)", str(error)):
+            print(f"error: {_told(of_worker[2])}", file=sys.stderr)
+            code = MISUSED if of_worker[1] == "Usage" else FAILED
         else:
             traceback.print_exc()
     sys.exit(code)
+
+
+def _told(message: str) -> str:
+    """An error's message without the number that Python puts before it."""
+    return re.sub(r"^\[Errno \d+\] ", "", message)
 
 
 @dataclass

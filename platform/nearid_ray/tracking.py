@@ -8,12 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nearid_ray import __version__
+from nearid_ray.data.lock import machine_lock
 from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 
@@ -100,9 +101,9 @@ def tracked(
     if uri == _OFF:
         yield Tracker()
         return
-    client = _client(uri)
+    client, experiment = _open(uri, tracking.experiment)
     name = tracking.run_name or f"{job} {output.path.rstrip('/').rsplit('/', 1)[-1]}"
-    run = client.create_run(_experiment(client, tracking.experiment, uri), run_name=name)
+    run = client.create_run(experiment, run_name=name)
     tracker = Tracker(client, run.info.run_id, uri)
     tracker.params(settings)
     tracker.tags({"job": job, "output": output.uri, "nearid_ray": __version__, **code_version(), **_named(inputs)})
@@ -120,7 +121,7 @@ def prepare_store(output: Location, tracking: TrackingSettings) -> None:
     """Create the tracking database if it is not there; takes seconds the first time, so it can be done ahead."""
     uri = _uri(output, tracking)
     if uri != _OFF:
-        _experiment(_client(uri), tracking.experiment, uri)
+        _open(uri, tracking.experiment)
 
 
 def check_tracking(output: Location, tracking: TrackingSettings) -> None:
@@ -161,6 +162,14 @@ def _uri(output: Location, tracking: TrackingSettings) -> str:
             "sqlite:////absolute/path/mlflow.db, or off"
         )
     return f"sqlite:///{Path(output.path).parent / 'mlflow.db'}"
+
+
+def _open(uri: str, experiment: str) -> tuple[Any, str]:
+    """(client, the experiment's id); both are made where they are not there yet."""
+    # Two jobs that create the tables of one database at once fail.
+    with machine_lock(uri) if uri.startswith("sqlite:") else nullcontext():
+        client = _client(uri)
+        return client, _experiment(client, experiment, uri)
 
 
 def _client(uri: str) -> Any:

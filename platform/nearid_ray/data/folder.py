@@ -30,6 +30,8 @@ class Folder:
 
     def check(self, expected: str) -> None:
         """UsageError where there is no such folder; `expected` says what should be there."""
+        if not self.location.is_local:
+            s3.check_reachable()
         if not self.location.exists():
             raise UsageError(f"{self.uri} does not exist; expected {expected}")
         if self.location.is_local and not os.path.isdir(self.location.path):

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
@@ -75,11 +76,12 @@ def endpoint() -> str:
 def connect(uri: str) -> tuple[pafs.FileSystem, str]:
     """(file system that tries again, path) of an S3 place; a bucket on AWS is found in its region."""
     found, path = pafs.FileSystem.from_uri(quote(uri, safe="/:?&=@%+,~"))
-    patience = pafs.AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)))
-    options = {"connect_timeout": _CONNECT_S, "request_timeout": _ANSWER_S, "retry_strategy": patience}
+    patience = pafs.AwsStandardS3RetryStrategy(max_attempts=_attempts())
+    options: dict[str, Any] = {"connect_timeout": _CONNECT_S, "request_timeout": _ANSWER_S, "retry_strategy": patience}
     if found.region:
         options["region"] = found.region
-    return pafs.S3FileSystem(endpoint_override=endpoint() or None, **options), path
+    # Small files then go up in one request.
+    return pafs.S3FileSystem(endpoint_override=endpoint() or None, allow_delayed_open=True, **options), path
 
 
 def check_reachable() -> None:
@@ -149,30 +151,66 @@ def create(uri: str, path: str, data: bytes) -> bool:
         NotExclusiveError: the server knows no such request.
         UsageError, StoreError: as `in_words`.
     """
+    try:
+        with _client() as client:
+            client.put_object(Bucket=path.partition("/")[0], Key=path.partition("/")[2], Body=data, IfNoneMatch="*")
+    except _Refused as refused:
+        if refused.status in (409, 412):  # 409: somebody else is creating it
+            return False
+        if refused.status == 501:
+            raise NotExclusiveError from refused
+        refused.raise_in_words(uri)
+    return True
+
+
+def delete(uri: str, path: str) -> None:
+    """Remove an object, if there is one; pyarrow would leave an empty object in place of its folder."""
+    try:
+        with _client() as client:
+            client.delete_object(Bucket=path.partition("/")[0], Key=path.partition("/")[2])
+    except _Refused as refused:
+        refused.raise_in_words(uri)
+
+
+class _Refused(Exception):
+    """What the server answered, in the words that pyarrow has for it."""
+
+    def __init__(self, status: int | None, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def raise_in_words(self, uri: str) -> None:
+        _raise_in_words(uri, str(self), self)
+        raise OSError(f"{uri}: {self}") from self
+
+
+@contextmanager
+def _client() -> Iterator[Any]:
+    """A plain client, for what pyarrow cannot ask; its refusals are `_Refused`."""
     import botocore.config  # slow, and on disk never needed
     import botocore.exceptions
     import botocore.session
 
-    bucket, _, key = path.partition("/")
-    retries = {"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))}
-    config = botocore.config.Config(retries=retries, connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S)  # type: ignore[arg-type]
+    retries: Any = {"mode": "standard", "total_max_attempts": _attempts()}
+    config = botocore.config.Config(retries=retries, connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S)
     try:
-        client = botocore.session.get_session().create_client("s3", config=config)
-        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        yield botocore.session.get_session().create_client("s3", config=config)
     except botocore.exceptions.ClientError as error:
-        code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status in (409, 412):  # 409: somebody else is creating it
-            return False
-        if status == 501:
-            raise NotExclusiveError from error
-        code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
-        _raise_in_words(uri, f"bucket '{bucket}': AWS Error {code} (HTTP status {status})", error)
-        raise
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code = _as_code(error.response["Error"]["Code"])
+        bucket = error.response["Error"].get("BucketName", "")
+        raise _Refused(status, f"bucket '{bucket}': AWS Error {code} (HTTP status {status}): {error}") from error
     except botocore.exceptions.NoCredentialsError as error:
-        raise UsageError(f"{uri}: S3 denies access without credentials; give {_CREDENTIALS}") from error
+        raise _Refused(None, f"AWS Error MISSING_AUTHENTICATION_TOKEN: {error}") from error
     except botocore.exceptions.HTTPClientError as error:
-        raise UsageError(f"{uri}: {_no_answer()} ({error})") from error
-    return True
+        raise _Refused(None, f"AWS Error NETWORK_CONNECTION: {error}") from error
+
+
+def _attempts() -> int:
+    given = os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)
+    if not given.isdecimal() or int(given) < 1:
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {given!r}; expected a number, 1 or more")
+    return int(given)
 
 
 def _raise_in_words(uri: str, message: str, error: Exception) -> None:
@@ -180,13 +218,16 @@ def _raise_in_words(uri: str, message: str, error: Exception) -> None:
     found = re.search(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d+)\))?", message)
     if found is None:
         return
-    said = _meaning(found[1], found[2], message)
+    code, status = found[1], found[2]
+    if named := re.search(r"Unable to parse ExceptionName: (\w+)", message):  # codes that pyarrow does not know
+        code = _as_code(named[1])
+    said = _meaning(code, status, message)
     if said is not None:
         raise UsageError(f"{uri}: {said}") from error
-    if found[1] in _FAILING or (found[2] or "").startswith("5"):
+    if code in _FAILING or (status or "").startswith("5"):
         raise StoreError(
-            f"{FAILING} at {endpoint() or 'AWS'} ({found[1]}, HTTP {found[2]}) for {uri}, however often it was asked; "
-            "run the same command again when it is well, what is finished stays"
+            f"{FAILING} at {endpoint() or 'AWS'} ({f'HTTP {status}' if status else code}) for {uri}, however often it "
+            "was asked; run the same command again when it is well, what is finished stays"
         ) from error
 
 
@@ -206,6 +247,11 @@ def _meaning(code: str, status: str | None, message: str) -> str | None:
             "AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the bucket's name"
         )
     return None
+
+
+def _as_code(name: str) -> str:
+    """ExpiredToken -> EXPIRED_TOKEN."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
 
 
 def _no_answer() -> str:

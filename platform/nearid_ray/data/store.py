@@ -97,8 +97,10 @@ class Location:
 
     def delete(self) -> None:
         """Remove the file; nothing happens when there is none."""
-        if self.exists():
-            self.filesystem.delete_file(self.path)
+        if self.is_local:
+            Path(self.path).unlink(missing_ok=True)
+        else:
+            s3.delete(self.uri, self.path)
 
 
 def locate(uri: str | Path) -> Location:
@@ -207,6 +209,8 @@ class Dataset:
         """An existing dataset; UsageError when there is none, it holds no shard yet, or it holds another table."""
         dataset = cls(uri)
         where = dataset.location.uri
+        if not dataset.location.is_local:
+            s3.check_reachable()
         settings = dataset.settings()
         if settings is None:
             raise UsageError(f"{where}: no dataset here (no settings.json); give the output folder of a finished job")
