@@ -1,7 +1,9 @@
 """Tables that others made, written here through the calls that make them in the wild, and read back."""
 
 import io
+import json
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -247,8 +249,84 @@ def test_a_saved_dataset_that_misses_a_file_is_refused(tmp_path):
 def test_a_folder_here_wins_over_a_hub_id_and_the_hub_says_why_it_cannot_answer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "owner" / "name").mkdir(parents=True)
     dataset().to_parquet(tmp_path / "owner" / "name" / "t.parquet")
-    assert len(open_rows("owner/name")) == 5
+    source = open_rows("owner/name")
+    assert source.uri == str(tmp_path / "owner" / "name") and source.revision == "" and len(source) == 5
     said = refusal("owner/other")
     assert "the hub cannot be reached" in said and "HF_HUB_OFFLINE" in said and "local copy" in said
+
+
+def test_a_hub_dataset_is_read_at_its_commit_also_from_the_cache_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    commit = "0123456789" * 4
+    fill_cache(tmp_path, "owner/mine", commit)
+    source = open_rows("owner/mine")
+    assert (source.uri, source.revision) == (f"owner/mine@{commit}", commit)
+    assert source.light(["kind"])["kind"].to_pylist() == ["cup", "car", "cup", "car", "cup"]
+    assert source.present(["second"])["second"].to_pylist() == [True, False, True, True, False]
+    again = pickle.loads(pickle.dumps(source))
+    assert again.rows([3, 0], ["picture"]) == source.rows([3, 0], ["picture"])
+    assert again.rows([0], ["picture"])[0]["picture"] == Cell(data=png(0), path="0.png")
+    assert again.fingerprint() == source.fingerprint()
+    assert open_rows("owner/mine", revision=commit[:8]).revision == commit
+    said = refusal("owner/mine", split="val")
+    assert "split 'val', cannot be read: Unknown split" in said and "train" in said
+    for other in ("v1", "f" * 40):
+        said = refusal("owner/mine", revision=other)
+        assert f"owner/mine at revision {other}" in said and f"in the cache is commit {commit}" in said
+
+
+def fill_cache(folder: Path, hub_id: str, commit: str) -> None:
+    """Leaves in the cache of `datasets` what loading the hub's dataset leaves there."""
+    as_parquet_folder(folder)
+    datasets.load_dataset(str(folder), cache_dir=str(folder / "made"), split="train")
+    made = next((folder / "made").rglob("dataset_info.json")).parent
+    owner, name = hub_id.split("/")
+    cached = folder / "cache" / f"{owner}___{name}" / "default" / "0.0.0" / commit
+    cached.mkdir(parents=True)
+    info = json.loads((made / "dataset_info.json").read_text()) | {"dataset_name": name}
+    for arrow in made.glob("*.arrow"):
+        split = arrow.stem.rpartition("-")[2]
+        (cached / f"{name}-{split}.arrow").write_bytes(arrow.read_bytes())
+    (cached / "dataset_info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "GatedRepo", "is a gated dataset on the Hub"),
+        (403, "GatedRepo", "ask for access on its page and log in with `hf auth login`"),
+        (401, "RepoNotFound", "doesn't exist on the Hub or cannot be accessed"),
+        (404, "RevisionNotFound", "Revision 'v9' doesn't exist"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_words(tmp_path, monkeypatch, status, code, words):
+    """A server that answers as the hub does where it refuses."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    import huggingface_hub
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.chdir(tmp_path)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        said = refusal("owner/closed", revision="v9")
+        server.shutdown()
+    assert words in said and "owner/closed at revision v9 cannot be read from the hub" in said

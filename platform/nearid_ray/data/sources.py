@@ -11,7 +11,7 @@ import posixpath
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w-]")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXPECTED = (
     "expected a hub id (owner/name), a folder written by `save_to_disk`, Parquet (a file, a folder with *.parquet or "
     "data/*.parquet, a pattern like folder/*.parquet) or a CSV file"
@@ -60,6 +61,11 @@ class RowSource(ABC):
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return _reopen, (self._origin,)
+
+    @property
+    def revision(self) -> str:
+        """The commit on the hub, or the revision that was asked for; "" for files."""
+        return self._origin.revision
 
     @property
     def columns(self) -> list[str]:
@@ -300,22 +306,31 @@ def _from_disk(origin: _Origin, place: Location) -> RowSource:
 def _from_hub(origin: _Origin) -> RowSource:
     import datasets
 
-    name = origin.source
-    at = f" at revision {origin.revision}" if origin.revision else ""
+    name, revision = origin.source, origin.revision
+    asked = f"{name} at revision {revision}" if revision else name
     try:
-        dataset = datasets.load_dataset(name, revision=origin.revision or None, split=origin.split)
+        builder = datasets.load_dataset_builder(name, revision=revision or None)
+        commit = builder.hash if _COMMIT.fullmatch(builder.hash or "") else ""
+        # Without the hub, `datasets` takes the newest that is in its cache, whatever revision was asked for.
+        if revision and type(builder).__module__.endswith("cache.cache") and not commit.startswith(revision):
+            raise ConnectionError(f"in the cache is commit {commit or 'unknown'}")
+        builder.download_and_prepare()
+        dataset = builder.as_dataset(split=origin.split)
     except ConnectionError as error:
         raise UsageError(
-            f"{name}: there is no file or folder of that name here, and the hub cannot be reached ({error}). Check the "
-            "network and HF_HUB_OFFLINE, or give a local copy of the dataset"
+            f"{asked}: there is no file or folder of that name here, and the hub cannot be reached ({error}). Check "
+            "the network and HF_HUB_OFFLINE, or give a local copy of the dataset"
         ) from error
-    except (OSError, ValueError) as error:
-        # DatasetNotFoundError (also gated, also an unknown revision) is an OSError, an unknown split a ValueError.
+    except ValueError as error:  # an unknown split
+        raise UsageError(f"{asked}, split {origin.split!r}, cannot be read: {error}") from error
+    except OSError as error:  # also DatasetNotFoundError: no such dataset or revision, a private or a gated one
         raise UsageError(
-            f"{name}{at}, split {origin.split!r}, cannot be read from the hub: {error}. For a private or gated dataset "
-            "ask for access on its page and log in with `hf auth login`; or give a local copy"
+            f"{asked} cannot be read from the hub: {error} For a private or gated dataset ask for access on its page "
+            "and log in with `hf auth login`, or give a local copy"
         ) from error
-    return DatasetsRows(origin, f"{name}@{origin.revision}" if origin.revision else name, dataset, None)
+    found = f"{name}@{commit or revision}" if commit or revision else name
+    # Workers read the very commit, also where the hub has a newer one by then.
+    return DatasetsRows(replace(origin, revision=commit or revision), found, dataset, None)
 
 
 def _read_csv(uri: str, data: bytes) -> pa.Table:

@@ -91,7 +91,7 @@ class NearidDistractorsImporter(RowImporter):
         for source in settings.sources:
             engine, place, revision = engine_and_place(source)
             rows = open_rows(place, revision=revision, split=settings.source_split)
-            self._tables[engine] = _Table(engine, rows, revision)
+            self._tables[engine] = _Table(engine, rows)
 
     def __reduce__(self) -> "tuple[type[NearidDistractorsImporter], tuple[NearidDistractorsSettings]]":
         return NearidDistractorsImporter, (self.settings,)
@@ -198,12 +198,12 @@ class _Identity:
 class _Table:
     """One engine's distractors."""
 
-    def __init__(self, engine: str, rows: RowSource, revision: str) -> None:
-        self.engine, self.rows, self._revision = engine, rows, revision
+    def __init__(self, engine: str, rows: RowSource) -> None:
+        self.engine, self.rows = engine, rows
         self.columns = numbered_pictures(rows, ("nimg",), "nimg1")
         self._fingerprint = rows.fingerprint()
         self._family = re.sub(r"-\d+$", "", engine)
-        self._settings = {"published_as": os.path.basename(rows.uri.rstrip("/"))}
+        self._settings = {"published_as": os.path.basename(rows.uri.rstrip("/")).partition("@")[0]}
 
     def check_alignment(self, identities: Sequence[_Identity]) -> None:
         """UsageError where the table is not aligned with the positives that the identities were read from."""
@@ -281,7 +281,7 @@ class _Table:
         except ValueError as error:
             fields = {"error": str(error)}
         bare = bare_row(record, engine=self.engine, family=self._family, settings=settings)
-        return bare | fields | {"engine_revision": self._revision}
+        return bare | fields | {"engine_revision": self.rows.revision}
 
     def _record(self, identity: _Identity, view_index: int, slot: int, view_id: str) -> Record:
         # Few and short: there are 316,505 of them in NearID, and the driver holds all.
