@@ -52,8 +52,8 @@ class SyncdSettings:
     mask_above: int = 0
     """A deformable object's mask holds all that is brighter, 0 to 254. SynCD's own loader takes all above 0; raise
     it where JPEG noise around the object counts as object."""
-    masking: MaskSettings = field(default_factory=MaskSettings)
-    """What happens to pictures without a mask file."""
+    masking: MaskSettings = field(default_factory=lambda: MaskSettings(mask_method="none"))
+    """What happens to pictures without a mask file; SynCD has one for each."""
     size_px: int = 512
     """Side of the canonical square in pixels, 16 to 4096."""
     split: Literal["train", "val", "test"] = "train"
