@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,17 @@ def test_datasets_reads_the_published_columns_and_pictures(store, tmp_path):
         assert [row["nimg3"] is None for row in table] == [False, True, False, True, False]
     assert {split: json.loads((tmp_path / "hub" / "splits" / f"{split}.json").read_text())["indices"] for split in
             ("train", "val", "test")} == {"train": [0, 2, 4], "val": [1], "test": [3]}  # fmt: skip
+
+
+def test_another_export_in_the_same_place_is_not_taken_from_the_cache_of_datasets(store, tmp_path):
+    place, cache = tmp_path / "hub", str(tmp_path / "cache")
+    for rows in (Dataset(store / "tuples").read().to_pylist(), Dataset(store / "tuples").read().to_pylist()[1:]):
+        write(tmp_path / "tuples", TUPLES, rows, "x")
+        exported(tmp_path, place)
+        table = datasets.load_dataset(str(place / "positives"), split="train", cache_dir=cache)
+        assert table["identity_id"][:] == [row["identity_id"] for row in rows]
+        shutil.rmtree(place)
+        shutil.rmtree(tmp_path / "tuples")
 
 
 def test_what_is_exported_and_ingested_again_is_the_same(store, tmp_path):

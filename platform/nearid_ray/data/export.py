@@ -293,12 +293,8 @@ def _write_cards(output: Location, plan: ExportPlan, licence: str, distractors_l
 
 def _card(title: str, licence: str, about: str) -> bytes:
     names = licence.split(" and ")
-    header = {
-        "pretty_name": title,
-        "license": names[0] if len(names) == 1 else names,
-        "tags": ["nearid", "image"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
-    }
+    # No `configs`: with them `datasets` takes what it cached under the folder's name, whatever the files hold now.
+    header = {"pretty_name": title, "license": names[0] if len(names) == 1 else names, "tags": ["nearid", "image"]}
     said = yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()
     return f"---\n{said}\n---\n\n# {title}\n\n{about}\n\nRead it with `datasets.load_dataset(FOLDER)`.\n".encode()
 
