@@ -110,6 +110,7 @@ class Backbone:
             "layer_norm_eps": self.layer_norm_eps,
             "pooling": "attention" if self.has_own_head else "cls",
             "pooled_width": self.pooled_width,
+            "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
             "pixels": self.pixels.described(),
         }
 
