@@ -115,6 +115,7 @@ def export(tuples: Dataset, distractors: Sequence[Dataset], output: Location, pl
     """Write what is missing of a planned export."""
     _write(output.child(MANIFEST), dump_json(plan.manifest))
     made = before = 0
+    tables: list[tuple[Location, pa.Schema, EngineTable | None]]
     tables = [(output.child("positives"), _positives_schema(plan.rows), None)]
     tables += [(_engine_place(output, engine), _engine_schema(), engine) for engine in plan.engines]
     files = list(_files(plan))
