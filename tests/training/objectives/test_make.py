@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearid_ray.errors import UsageError
 from nearid_ray.training.losses import (
@@ -130,3 +131,38 @@ def test_autocast_around_changes_nothing_and_half_precision_is_raised(make_tuple
     plain = value_of(make_objective(name), raised)
     assert mixed.loss.dtype == torch.float32 and mixed.loss.item() == plain.loss.item()
     assert half.anchor_BD.grad is not None and half.anchor_BD.grad.isfinite().all()
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose outcome the host must wait for: reading a number, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = str(operation)
+        by_mask = name.startswith("aten.index") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for argument in args
+            for index in (argument if isinstance(argument, (list, tuple)) else [])
+        )
+        if by_mask or any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+@pytest.mark.parametrize("name", OBJECTIVE_NAMES)
+def test_neither_loss_nor_gradients_wait_for_the_device(make_tuples, value_of, name, chunk: int) -> None:
+    objective, tuples = replace(make_objective(name, chunk=chunk), strict=False), make_tuples(6, 2, 3)
+    with Waits() as waits:
+        value_of(objective, tuples).loss.backward()
+    assert waits.found == []
+
+
+def test_the_check_for_waits_finds_them(make_tuples) -> None:
+    tuples = make_tuples(6, 2, 3)
+    with Waits() as waits:
+        tuples.anchor_BD[tuples.positive_valid_BP[:, 0]].sum().item()
+    assert len(waits.found) >= 2

@@ -109,15 +109,14 @@ def by_module(workers: Workers, options: dict[str, Any]) -> dict[str, Tensor]:
     network, wrapped = network_for(workers)
     inputs_BSD, valid_BS, *_ = global_batch()
     rows = rows_of(workers, SIZES)
-    embedded_BSD = 3 * wrapped(inputs_BSD[rows])
-    slots = 1 + POSITIVES if len(embedded_BSD) else 1
-    end = None if len(embedded_BSD) else 1
+    inputs_BSD, valid_BS = inputs_BSD[rows], valid_BS[rows]
+    first, end = (1 + POSITIVES, None) if len(inputs_BSD) else (1, 1)
     output = NearIDLoss(**options, group=workers.group)(
-        embedded_BSD[:, 0],
-        embedded_BSD[:, 1:slots],
-        embedded_BSD[:, slots:end],
-        valid_BS[rows, 1:slots],
-        valid_BS[rows, slots:end],
+        3 * wrapped(inputs_BSD[:, 0]),
+        wrapped(inputs_BSD[:, 1:first]),
+        5 * wrapped(inputs_BSD[:, first:end]),
+        valid_BS[:, 1:first],
+        valid_BS[:, first:end],
     )
     terms = {name: term.detach() for name, term in output.terms.items()}
     return {"loss": output.loss.detach()} | terms | gradients_of(output.loss, network)

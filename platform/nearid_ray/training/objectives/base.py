@@ -13,7 +13,7 @@ Nothing here waits for the device and no shape depends on values, so that a step
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -139,10 +139,12 @@ class GlobalObjective:
     """Whether a global batch without any distractor is refused if the objective needs them; otherwise such terms are 0,
     as those of a batch without oracle values always are."""
 
-    parts_names: ClassVar[tuple[str, ...]]
-
     def __post_init__(self) -> None:
         check_number("chunk", self.chunk, "a whole number, 1 or more", isinstance(self.chunk, int) and self.chunk >= 1)
+
+    @property
+    def parts_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -6,7 +6,7 @@ Axes: B anchors of this worker, P positive slots, K distractor slots, M slots of
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,8 +62,6 @@ class CircleObjective(GlobalObjective):
     """How the ranking term is averaged: "paper", each slot over the anchors that have it, then the slots; "pairs", all
     filled slots at once."""
 
-    parts_names: ClassVar[tuple[str, ...]] = ("disc", "rank")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("alpha", self.alpha, "a number, 0 or more", isfinite(self.alpha) and self.alpha >= 0)
@@ -71,6 +69,10 @@ class CircleObjective(GlobalObjective):
         check_number("gamma", self.gamma, "a number above 0", 0 < self.gamma < float("inf"))
         check_choice("hinge", self.hinge, ("largest", "mean"))
         check_choice("reduction", self.reduction, ("paper", "pairs"))
+
+    @property
+    def parts_names(self) -> tuple[str, ...]:
+        return ("disc", "rank")
 
     def terms(self, tuples: EmbeddedTuples, pool: Pool, workers: Workers) -> Sequence[Term]:
         """See `GlobalObjective.terms`."""

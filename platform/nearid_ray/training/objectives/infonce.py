@@ -55,7 +55,7 @@ class InfoNceObjective(GlobalObjective):
     """By how much cosines should differ, 0 to 2."""
 
     @property
-    def parts_names(self) -> tuple[str, ...]:  # type: ignore[override]
+    def parts_names(self) -> tuple[str, ...]:
         return ("disc", "oracle") if self.oracle else ("disc",)
 
     @property

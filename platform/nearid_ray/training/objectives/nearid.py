@@ -6,7 +6,7 @@ Axes: B anchors of this worker, P positive slots, K distractor slots, D embeddin
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,8 +56,6 @@ class NearIdObjective(GlobalObjective):
     filled slots, which weighs rarely filled slots less. The reference mode has its own."""
     mode: Mode = "exact"
 
-    parts_names: ClassVar[tuple[str, ...]] = ("disc", "rank", "cohesion")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("alpha", self.alpha, "a number, 0 or more", isfinite(self.alpha) and self.alpha >= 0)
@@ -69,6 +67,10 @@ class NearIdObjective(GlobalObjective):
     @property
     def reference(self) -> bool:
         return self.mode == "reference"
+
+    @property
+    def parts_names(self) -> tuple[str, ...]:
+        return ("disc", "rank", "cohesion")
 
     def terms(self, tuples: EmbeddedTuples, pool: Pool, workers: Workers) -> Sequence[Term]:
         """See `GlobalObjective.terms`.

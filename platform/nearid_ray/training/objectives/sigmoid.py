@@ -6,7 +6,6 @@ Axes: B anchors of this worker, P positive slots, K distractor slots, M slots of
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,14 +50,16 @@ class SigmoidObjective(GlobalObjective):
     """How the terms of distractors are averaged: "paper", each slot over the anchors that have it, then the slots;
     "pairs", all filled slots at once."""
 
-    parts_names: ClassVar[tuple[str, ...]] = ("disc", "distractor", "rank")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("alpha", self.alpha, "a number, 0 or more", isfinite(self.alpha) and self.alpha >= 0)
         check_number("temperature", self.temperature, "a number above 0", 0 < self.temperature < float("inf"))
         check_number("bias", self.bias, "a finite number", isfinite(self.bias))
         check_choice("reduction", self.reduction, ("paper", "pairs"))
+
+    @property
+    def parts_names(self) -> tuple[str, ...]:
+        return ("disc", "distractor", "rank")
 
     def terms(self, tuples: EmbeddedTuples, pool: Pool, workers: Workers) -> Sequence[Term]:
         """See `GlobalObjective.terms`."""
