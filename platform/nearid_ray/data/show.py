@@ -40,7 +40,9 @@ def find_datasets(uri: str) -> list[Dataset]:
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Everything worth knowing of a dataset, JSON-like: table, version, rows, counts, errors, sizes, settings."""
-    stored = dataset.settings() or {}
+    stored = _stored(dataset)
+    if stored is None:
+        return {"settings.json": "it is broken: jobs/validate.py says more", "bytes": _sizes(dataset)}
     version = stored.get("schema_version")
     said: dict[str, Any] = {
         "table": stored.get("table"),
@@ -61,7 +63,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def _datasets_below(place: Location, depth: int) -> "list[Dataset]":
     dataset = Dataset(place)
-    if (dataset.settings() or {}).get("table") is not None:
+    stored = _stored(dataset)
+    if stored is None or stored.get("table") is not None:
         return [dataset]
     if depth == 0:
         return []
@@ -70,6 +73,17 @@ def _datasets_below(place: Location, depth: int) -> "list[Dataset]":
         entries = place.filesystem.get_file_info(selector)
     folders = sorted(e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name[0] != ".")
     return [found for name in folders for found in _datasets_below(place.child(name), depth - 1)]
+
+
+def _stored(dataset: Dataset) -> dict[str, Any] | None:
+    """settings.json; empty where there is none, None where it is broken."""
+    try:
+        stored = dataset.settings()
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        return None
+    return {} if stored is None else stored if isinstance(stored, dict) else None
 
 
 def _shards(dataset: Dataset) -> dict[str, Any]:
