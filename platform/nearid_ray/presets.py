@@ -1,17 +1,25 @@
-"""Named presets: functions that return {flat setting: value}. Later sources (YAML file, flags) override them."""
+"""Named presets: functions that return {flat setting: value}. Later sources (YAML file, flags) override them.
+
+Published: learning rate, schedule, batch, epochs, masking, engines, repeats (arXiv 2604.01973, its tables 3 and 6). How
+often to validate and save is not.
+"""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from nearid_ray.settings import Preset
+from nearid_ray.training.losses import OBJECTIVE_NAMES, ObjectiveName
+
+TRAINING_ENGINES = ("flux-fill-512", "flux-fill-1024", "qwen-image-512", "qwen-image-1328")
+"""The four engine configurations the paper trains on."""
+MTG_ENGINE = "mtg-inpaint"
+"""The engine of Mind-the-Glitch's inpainted pictures."""
 
 
-def paper() -> dict[str, Any]:
-    """The paper's training recipe, which is also the default: written out so that it can be asked for by name."""
+def recipe() -> dict[str, Any]:
+    """What all trainings of the paper share."""
     return {
-        "alpha": 0.5,
-        "beta": 0.0,
-        "temperature": 0.07,
         "distractors": "views",
         "learning_rate": 1e-4,
         "weight_decay": 1e-4,
@@ -25,10 +33,40 @@ def paper() -> dict[str, Any]:
     }
 
 
+def paper(objective: ObjectiveName = "nearid") -> dict[str, Any]:
+    """The paper's training: SigLIP2 so400m 384, NearID with four engines and Mind-the-Glitch four times an epoch."""
+    return {
+        **recipe(),
+        "objective": objective,
+        "backbone": "google/siglip2-so400m-patch14-384",
+        "sources": ("nearid", "mtg"),
+        "validation_sources": ("nearid",),
+        "engines": (*TRAINING_ENGINES, MTG_ENGINE),
+        "repeats": ("mtg=4",),
+        "precision": "fp16",
+    }
+
+
+def nearid_only() -> dict[str, Any]:
+    """Table 6: four engines, without Mind-the-Glitch."""
+    return {**paper(), "sources": ("nearid",), "engines": TRAINING_ENGINES, "repeats": ()}
+
+
+def mtg_only() -> dict[str, Any]:
+    """Table 6: Mind-the-Glitch alone, eight times an epoch."""
+    only = {"sources": ("mtg",), "validation_sources": ("mtg",), "engines": (MTG_ENGINE,), "repeats": ("mtg=8",)}
+    return {**paper(), **only}
+
+
+def single_engine() -> dict[str, Any]:
+    """Table 6: one engine, without Mind-the-Glitch."""
+    return {**nearid_only(), "engines": TRAINING_ENGINES[:1]}
+
+
 def toybox() -> dict[str, Any]:
     """For the million-parameter toy backbone: a larger learning rate, smaller batches, fewer steps."""
     return {
-        **paper(),
+        **recipe(),
         "learning_rate": 1e-3,
         "global_batch": 32,
         "warmup_steps": 20,
@@ -48,5 +86,13 @@ def toybox_backbone() -> dict[str, Any]:
     return {"backbone": "toybox-siglip2"}
 
 
-TRAIN: Mapping[str, Preset] = {"paper": paper, "toybox": toybox}
+TRAIN: Mapping[str, Preset] = {
+    "paper": paper,
+    "toybox": toybox,
+    **{f"table3/{objective}": partial(paper, objective) for objective in OBJECTIVE_NAMES},
+    "table6/nearid+mtg": paper,
+    "table6/nearid-only": nearid_only,
+    "table6/mtg-only": mtg_only,
+    "table6/single-engine": single_engine,
+}
 EMBED: Mapping[str, Preset] = {"paper": paper_backbone, "toybox": toybox_backbone}

@@ -76,6 +76,10 @@ class MemoryCache:
     def width(self) -> int:
         return self.tokens_NTD.shape[2]
 
+    @property
+    def disk_bytes(self) -> int:
+        return self.tokens_NTD.nbytes
+
     def blank_TD(self) -> NDArray[np.float16]:
         return np.full(self.tokens_NTD.shape[1:], 0.5, np.float16)
 

@@ -136,7 +136,7 @@ def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Pat
     other = AttentionPoolingHead(16, 2, 32)
     save_head(str(tmp_path / "head"), other, HeadCard.of(other, "another", "xyz"))
     with pytest.raises(UsageError, match="backbone another"):
-        train_many(RUNS, tokens=cache_uri, head_uri=str(tmp_path / "head"), storage=str(tmp_path), name="runs")
+        train_many(RUNS, tokens=cache_uri, init=str(tmp_path / "head"), storage=str(tmp_path), name="runs")
     with pytest.raises(UsageError, match="unknown \\['flux'\\]"):
         wrong = {"a": replace(BASE, engines=("flux",))}
         train_many(wrong, tokens=cache_uri, storage=str(tmp_path), name="runs")

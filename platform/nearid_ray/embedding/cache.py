@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.copies import Copies, copies_folder
-from nearid_ray.embedding.shards import AGAIN, MappedShard, RangedShard, TokenShard
+from nearid_ray.embedding.shards import AGAIN, MappedShard, RangedShard, Stored, TokenShard, item_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 from schemas import TOKENS_INDEX
@@ -42,7 +42,7 @@ class TokenCache:
     Attributes:
         index: one row an item over all shards (schemas.TOKENS_INDEX), in the order of shard name and row.
         uri: where it lies; what is read may be a copy on this machine's disk.
-        tokens, width: shape (T, D) of an item's tokens.
+        tokens, width: shape (T, D) of an item's tokens; stored: how they lie on disk; disk_bytes: what all take there.
         backbone: who made the tokens: spec, revision, fingerprint, tokens, width, heads, mlp_width, layer_norm_eps.
         content: the settings that decide what the tokens are; `content_digest` is their name and stays when the cache
             grows.
@@ -60,6 +60,7 @@ class TokenCache:
         self.tokens: int = backbone["tokens"]
         self.width: int = backbone["width"]
         self._place = dataset.location
+        self.stored: Stored = self.content.get("stored", "float16")
         self.index = dataset.read(columns=TOKENS_INDEX.schema.names).combine_chunks()
         self._copies = copies
         self._names, self._shard_of_N = _encoded(self.index["shard"])
@@ -69,6 +70,7 @@ class TokenCache:
         self._threads = max(threads, _RANGED_READS if ranged else 1)
         self._pool: ThreadPoolExecutor | None = None
         self._blank_TD: NDArray[np.float16] | None = None
+        self.disk_bytes = len(self.index) * item_bytes(self.tokens, self.width, self.stored)
         self._row_of_N = self.index["row"].to_numpy()
         self._usable_N = np.asarray(self.index["error"].to_numpy(zero_copy_only=False) == "", bool)
         items = "".join(self.index["item_id"].to_pylist()).encode() + np.packbits(self._usable_N).tobytes()

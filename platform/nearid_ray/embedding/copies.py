@@ -10,9 +10,10 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.fs as pafs
 
@@ -67,16 +68,31 @@ class Copies:
 
         Args:
             source: the file.
-            found: its size and time, which tell whether a copy is still the file's.
+            found: its size and time: a file of another size or time is another one.
         """
-        target = self.folder / f"{stable_hash(source.uri)}-{source.path.rpartition('/')[2].removesuffix(_ENDING)}"
-        target = target.with_name(target.name + _ENDING)
+
+        def write(stream: BinaryIO) -> None:
+            with source.filesystem.open_input_file(source.path) as remote:
+                for start in range(0, found.size, _PIECE_BYTES):
+                    stream.write(remote.read_at(min(_PIECE_BYTES, found.size - start), start))
+
+        return self.provide(name_of(source, found), found.size, write)
+
+    def provide(self, name: str, size: int, write: Callable[[BinaryIO], None]) -> Path | None:
+        """A file that stays as long as this object holds it; None where the limit leaves no room.
+
+        Args:
+            name: a name that no file with other content has, ending in `.arrow`.
+            size: about how many bytes it takes.
+            write: writes it where it is not there.
+        """
+        target = self.folder / name
         if target in self._held:
             return target
-        with _alone(target.with_suffix(".lock")):  # one process makes the copy, the others find it
-            file = self._hold(target, found)
-            if file is None and self._make(source, target, found):
-                file = self._hold(target, found)
+        with _alone(target.with_suffix(".lock")):  # one process makes it, the others find it
+            file = self._hold(target)
+            if file is None and self._make(target, size, write):
+                file = self._hold(target)
         if file is None:
             return None
         self._held[target] = file
@@ -88,43 +104,38 @@ class Copies:
             os.close(file)
         self._held = {}
 
-    def _hold(self, target: Path, found: pafs.FileInfo) -> int | None:
-        """The copy as an open file, locked against removal and marked as used now; None where there is none."""
+    def _hold(self, target: Path) -> int | None:
+        """The file, open, locked against removal and marked as used now; None where there is none."""
         _allow_open_files(len(self._held) + 1)
         with contextlib.suppress(FileNotFoundError):
             file = os.open(target, os.O_RDONLY)
             fcntl.flock(file, fcntl.LOCK_SH)
-            there = os.fstat(file)
-            # A copy carries the time of its source: equal time and size mean equal content.
-            same = (there.st_size, there.st_mtime_ns) == (found.size, found.mtime_ns)
-            if same and there.st_nlink:
-                os.utime(target, ns=(time.time_ns(), found.mtime_ns))
+            if os.fstat(file).st_nlink:
+                os.utime(target, ns=(time.time_ns(), os.fstat(file).st_mtime_ns))
                 return file
-            os.close(file)
+            os.close(file)  # it was removed in between
         return None
 
-    def _make(self, source: Location, target: Path, found: pafs.FileInfo) -> bool:
-        """Copy the file, room permitting."""
+    def _make(self, target: Path, size: int, write: Callable[[BinaryIO], None]) -> bool:
+        """Write the file, room permitting."""
         part = target.with_suffix(".part")
         with contextlib.ExitStack() as stack:
             with _alone(self.folder / ".lock"):
-                if not self._room_for(found.size, target):
+                if not self._room_for(size):
                     return False
                 stream = stack.enter_context(open(part, "wb"))
                 fcntl.flock(stream, fcntl.LOCK_EX)
-                stream.truncate(found.size)  # what is under way counts in full
-            with source.filesystem.open_input_file(source.path) as remote:
-                for start in range(0, found.size, _PIECE_BYTES):
-                    stream.write(remote.read_at(min(_PIECE_BYTES, found.size - start), start))
+                stream.truncate(size)  # what is under way counts in full
+            write(stream)
+            stream.truncate()
             stream.flush()
             os.fsync(stream.fileno())
-            os.utime(part, ns=(time.time_ns(), found.mtime_ns))
             os.replace(part, target)
         return True
 
-    def _room_for(self, size: int, target: Path) -> bool:
+    def _room_for(self, size: int) -> bool:
         """Whether there is room, after removing the least recently used copies that nobody holds."""
-        copies = sorted((used, taken, path) for path, taken, used in _copies(self.folder) if path != target)
+        copies = sorted((used, taken, path) for path, taken, used in _copies(self.folder))
         total = sum(taken for _, taken, _ in copies)
         free = shutil.disk_usage(self.folder).free
         for _, taken, path in copies:
@@ -133,6 +144,12 @@ class Copies:
             if _remove_unused(path):
                 total, free = total - taken, free + taken
         return total + size <= self.limit_bytes and size <= free
+
+
+def name_of(source: Location, found: pafs.FileInfo, ending: str = _ENDING) -> str:
+    """A name for what a remote file holds now."""
+    stem = source.path.rpartition("/")[2].partition(".")[0]
+    return f"{stable_hash(source.uri, found.size, found.mtime_ns or 0)}-{stem}{ending}"
 
 
 def _copies(folder: Path) -> Iterator[tuple[Path, int, int]]:

@@ -23,9 +23,9 @@ from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_p
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset
-from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
+from nearid_ray.embedding.augment import AugmentSettings
 from nearid_ray.embedding.cache import BACKBONE_FILE, BLANK_FILE, HEAD_FILE, TOKENS_FOLDER
-from nearid_ray.embedding.pictures import Pictures
+from nearid_ray.embedding.pictures import PLACES, Pictures, model_picture
 from nearid_ray.embedding.plan import EmbedSettings, plan_embed, pooled_settings
 from nearid_ray.embedding.shards import Stored, item_bytes, tokens_bytes
 from nearid_ray.errors import UsageError
@@ -39,8 +39,7 @@ What = Literal["tokens", "pooled"]
 FROZEN = "frozen"
 """The scorer whose head is the backbone's own."""
 
-_PLACES = ("input_kind", "input_shard", "input_row", "mask_kind", "mask_shard", "mask_row", "view_index")
-_READ = (*_PLACES, "image_id", "masked", "draw")
+_READ = (*PLACES, "image_id", "masked", "draw")
 """What `prepare` needs of a work row."""
 _ROWS_PER_SHARD = 512
 _BYTES_PER_SHARD = 256 << 20
@@ -109,7 +108,7 @@ class EmbedTask:
         pictures = Pictures(self.inputs, items)
         for place, item in enumerate(items):
             try:
-                image_NSS3[place] = self._picture(pictures, item)
+                image_NSS3[place] = model_picture(pictures, item, self.pixels, self.augment)
             except ValueError as error:
                 errors[place] = str(error)
         return Prepared(image_NSS3, errors)
@@ -138,12 +137,6 @@ class EmbedTask:
         shard = work["shard"][0].as_py()
         rows = _index_rows(work, computed.errors, shard)
         return ShardResult(rows, {f"{TOKENS_FOLDER}/{shard}.arrow": tokens_bytes(computed.value_N, self.stored)})
-
-    def _picture(self, pictures: Pictures, item: dict[str, Any]) -> NDArray[np.uint8]:
-        image = pictures.image(item)
-        mask = pictures.mask(item, image.shape[:2]) if item["masked"] else None
-        seed = draw_seed(item["image_id"], masked=item["masked"], draw=item["draw"], settings=self.augment)
-        return self.pixels.resized(augment(image, mask, self.augment, masked=item["masked"], seed=seed))
 
     def _embedded(self, image_BSS3: Tensor) -> Tensor:
         tokens_BTD = self._loaded().tokens_of(self.pixels.normalised(image_BSS3))

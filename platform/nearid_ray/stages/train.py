@@ -1,4 +1,4 @@
-"""The train job: head-only training on cached tokens with Ray Train, one head or one for each alpha."""
+"""The train job: head-only training on cached or online tokens with Ray Train, one head or one for each alpha."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +15,13 @@ from nearid_ray.identifiers import settings_digest
 from nearid_ray.models.checkpoint import load_head
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
+from nearid_ray.training.loop import origin_of
 from nearid_ray.training.outputs import BEST, HISTORY, save_trained
+from nearid_ray.training.planning import described_plan
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.sources import CachedTokens, TokenSource
+from nearid_ray.training.sources import OnlineSettings, TokenSource, token_source
 from nearid_ray.training.tokens import Cache
-from nearid_ray.training.trainer import check_runs, train_many
+from nearid_ray.training.trainer import check_runs, initial_head, train_many
 
 HEADS_FOLDER = "heads"
 """OUTPUT/heads/NAME/ holds best/, last/ and the history."""
@@ -31,11 +33,20 @@ class Train:
 
     tokens: tuple[str, ...]
     """The token cache that embed wrote, or several of one backbone to train on their mix; the splits train and, for
-    validation, val are read."""
+    validation, val are read. `online` computes tokens in the training workers from `tuples` and
+    `distractor_data`."""
     output: str
     """Folder or s3://bucket/prefix for checkpoints, the trained heads and their history."""
     alphas: tuple[float, ...] = ()
-    """Train one head for each of these alphas in place of `alpha`, one after the other in one group of workers."""
+    """Train one head for each of these alphas in place of `alpha`, all on one reading of the tokens."""
+    init: str | None = None
+    """What to start from: folder of a trained head, or a NearID release (folder, s3://bucket/prefix, hub id) of the
+    same backbone; the backbone's own head when left out."""
+    dry_run: bool = False
+    """Print the plan (parameters, steps, tokens on disk, bytes read a step, memory) and write nothing."""
+    verify_tokens: bool = False
+    """Read all cached tokens first and compare them with their checksums."""
+    online: OnlineSettings = OnlineSettings()
     training: TrainSettings = TrainSettings()
     where: WorkerSettings = WorkerSettings()
     break_lock: bool = False
@@ -49,6 +60,19 @@ class Train:
         each = [replace(self.training, alpha=alpha) for alpha in self.alphas] or [self.training]
         return {run_name(settings): settings for settings in each}
 
+    def source(self) -> TokenSource:
+        """Where tokens come from."""
+        return token_source(self.tokens, self.online, verify=self.verify_tokens)
+
+
+def plan_train(settings: Train) -> dict[str, Any]:
+    """What `run_train` would do, by name; writes nothing."""
+    source, runs = settings.source(), settings.runs()
+    cache = source.open()
+    head = initial_head(cache, settings.init)
+    check_runs(runs, cache, head, settings.where)
+    return {**source.describe(), **described_plan(runs, cache, head, settings.where)}
+
 
 def run_name(settings: TrainSettings) -> str:
     """Name of a run: its objective, and the weight of the ranking term where it has one."""
@@ -60,13 +84,17 @@ def run_name(settings: TrainSettings) -> str:
 def run_train(settings: Train) -> job.Job:
     """Train, or read what was trained before; then write heads, history and settings."""
     output = job.output_of(settings.output, settings.tracking)
-    runs = settings.runs()
-    source = CachedTokens(settings.tokens)
+    runs, source = settings.runs(), settings.source()
     cache = source.open()
-    content = {"tokens": cache.fingerprint, "runs": {name: run.resolved() for name, run in runs.items()}}
+    head = initial_head(cache, settings.init)
+    content = {
+        "tokens": cache.fingerprint,
+        "initial_head": origin_of(cache, head)["initial_head"],
+        "runs": {name: run.resolved() for name, run in runs.items()},
+    }
     done = _check_output(output, content)
     if not done:
-        check_runs(runs, cache, where=settings.where)
+        check_runs(runs, cache, head, settings.where)
     with job.running(
         "train",
         output,
@@ -99,7 +127,9 @@ def _train(
     content: dict[str, Any],
 ) -> None:
     try:
-        trained = train_many(runs, tokens=source, storage=output, name="checkpoints", where=settings.where)
+        trained = train_many(
+            runs, tokens=source, storage=output, name="checkpoints", init=settings.init, where=settings.where
+        )
     except SystemExit as ended:  # Ray Train's answer to Ctrl-C and SIGTERM
         raise (Terminated if Terminated.received else KeyboardInterrupt) from ended
     for name, result in trained.items():

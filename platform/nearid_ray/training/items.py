@@ -56,7 +56,13 @@ class ItemTable:
 
 
 def item_table(
-    index: pa.Table, *, split: str, engines: Sequence[str] = (), clean: bool = False, minimum_views: int = 2
+    index: pa.Table,
+    *,
+    split: str,
+    engines: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    clean: bool = False,
+    minimum_views: int = 2,
 ) -> ItemTable:
     """Arrange the items of a split.
 
@@ -64,12 +70,13 @@ def item_table(
         index: the index of a token cache.
         split: the split to take.
         engines: engines whose distractors are used; all that the split has when empty.
+        sources: sources whose identities are taken; all when empty.
         clean: take draw 0, the clean picture, alone; otherwise the augmented draws 1..V, and draw 0 where the cache
             has no augmented ones.
         minimum_views: identities with fewer usable views are left out.
 
     Raises:
-        UsageError: the split is empty, or has no distractor of a wanted engine.
+        UsageError: the split is empty, has no identity of a wanted source, or no distractor of a wanted engine.
     """
     _check_columns(index)
     index = index.select(_COLUMNS).append_column("index_row", pa.array(np.arange(len(index), dtype=np.int64)))
@@ -77,6 +84,8 @@ def item_table(
     if not len(found):
         present = sorted(set(index["split"].unique().to_pylist()))
         raise UsageError(f"the token cache has no items of split {split!r}; it has {present}")
+    if sources:
+        found = of_sources(found, sources, split)
     found_engines = sorted(set(found["engine"].unique().to_pylist()) - {""})
     wanted = tuple(engines) or tuple(found_engines)
     unknown = sorted(set(wanted) - set(found_engines))
@@ -94,6 +103,19 @@ def _check_columns(index: pa.Table) -> None:
     missing = [name for name in _COLUMNS if name not in index.column_names]
     if missing:
         raise UsageError(f"the token index lacks the columns {missing}; it has {index.column_names}")
+
+
+def of_sources(found: pa.Table, sources: Sequence[str], split: str) -> pa.Table:
+    """The rows of an index whose identities come from some sources; UsageError where one of them has none."""
+    source_N = pc.list_element(pc.split_pattern(found["identity_id"], ":", max_splits=1), 0)
+    present = set(source_N.unique().to_pylist())
+    unknown = sorted(set(sources) - present)
+    if unknown:
+        raise UsageError(
+            f"sources {list(sources)}: {unknown} not found; split {split!r} of the token cache has identities of "
+            f"{sorted(present)}"
+        )
+    return found.filter(pc.is_in(source_N, pa.array(list(sources))))
 
 
 def _usable(found: pa.Table, engines: Sequence[str], clean: bool, left_out: Counter[str]) -> pa.Table:

@@ -16,7 +16,7 @@ from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import stable_hash
 
 # What a folder's place decides, and not the function that the backbone computes.
-_INCIDENTAL = ("spec", "revision")
+_INCIDENTAL = ("spec", "revision", "parameters")
 
 
 class JoinedCache:
@@ -40,6 +40,7 @@ class JoinedCache:
         self.fingerprint = stable_hash(*(cache.fingerprint for cache in self._caches))
         self.backbone: dict[str, Any] = first.backbone
         self.tokens, self.width = first.tokens, first.width
+        self.disk_bytes = sum(cache.disk_bytes for cache in self._caches)
         self.uri = " ".join(cache.uri for cache in self._caches)
 
     def head_state(self) -> dict[str, Any]:

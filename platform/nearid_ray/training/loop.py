@@ -145,11 +145,15 @@ class HeadTraining:
                 "some would never have a sample. Raise global_batch or lower workers"
             )
         self.device = torch.device(device)
-        self.items = item_table(cache.index, split="train", engines=settings.engines)
+        self.items = item_table(cache.index, split="train", engines=settings.engines, sources=settings.sources)
         self.selection = Selection(self.items, settings.selection())
         self.batches_per_epoch = self.selection.batches_per_epoch(settings.global_batch)
         self.steps = settings.planned_steps(self.batches_per_epoch)
-        self.validation = Validation(cache, self.items.engines) if settings.evaluate_every else None
+        self.validation = (
+            Validation(cache, self.items.engines, sources=settings.validation_sources)
+            if settings.evaluate_every
+            else None
+        )
         self.runs: dict[str, _Run] = {}
         for name, head in heads.items():
             origin = origin_of(cache, head)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from nearid_ray.errors import UsageError
@@ -59,6 +59,10 @@ class TrainSettings:
     """What circle-rank's hinge compares with: the largest batch negative (default) or the mean over all."""
     chunk: int | None = None
     """Pool entries handled at once, 1 or more; 8192 by default. Changes memory, not the result."""
+    sources: tuple[str, ...] = ()
+    """Sources whose identities are trained on (what an identity's name has before the colon); all when empty."""
+    validation_sources: tuple[str, ...] = ()
+    """Sources whose identities choose the best step; all when empty."""
     engines: tuple[str, ...] = ()
     """Engines whose distractors are trained on; all of the train split when empty."""
     distractors: DistractorScope = "views"
@@ -119,7 +123,8 @@ class TrainSettings:
         _check("objective", self.objective, ", ".join(OBJECTIVE_NAMES), lambda v: v in OBJECTIVE_NAMES)
         _check("distractors", self.distractors, "views or anchor", lambda v: v in ("views", "anchor"))
         _check("precision", self.precision, "fp32, bf16 or fp16", lambda v: v in ("fp32", "bf16", "fp16"))
-        _check("engines", self.engines, "different names", lambda v: len(set(v)) == len(v) and all(v))
+        for name in ("engines", "sources", "validation_sources"):
+            _check(name, getattr(self, name), "different names", lambda v: len(set(v)) == len(v) and all(v))
         self.repeats_by_source()
         self.make_objective()
 
@@ -148,9 +153,7 @@ class TrainSettings:
 
     def make_objective(self) -> Objective:
         """What a step minimises; UsageError where an option is out of range or not one of the objective's."""
-        made = make_objective(self.objective, ObjectiveOptions(**{name: getattr(self, name) for name in OPTIONS}))
-        # Where a part of the data has an oracle, a short last batch without any is no mistake.
-        return replace(made, strict=False) if "oracle" in made.needs else made
+        return make_objective(self.objective, ObjectiveOptions(**{name: getattr(self, name) for name in OPTIONS}))
 
     def resolved(self) -> dict[str, Any]:
         """All settings as a JSON-like dictionary, the objective's options with the values they have."""

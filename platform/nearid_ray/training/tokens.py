@@ -53,6 +53,11 @@ class Cache(Protocol):
         """Width of a token."""
         ...
 
+    @property
+    def disk_bytes(self) -> int:
+        """What the tokens take on disk; 0 where they are computed when they are asked for."""
+        ...
+
     def blank_TD(self) -> NDArray[np.float16]:
         """Tokens (T, D) of a mid-grey picture, which the released implementation has in empty slots."""
         ...

@@ -6,6 +6,7 @@ checkpoints, lost workers are replaced and go on from the last of them, and resu
 
 import logging
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from ray.train.torch import get_device
 
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
-from nearid_ray.models.checkpoint import load_head
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.checkpoints import Held, checkpoint_of, last_checkpoint, read_checkpoint
 from nearid_ray.training.history import HistoryRow
@@ -32,13 +32,15 @@ from nearid_ray.training.tokens import Cache
 OnRow = Callable[[str, HistoryRow, int], None]
 
 
-def initial_head(cache: Cache, head_uri: str | None = None) -> AttentionPoolingHead:
-    """The head training starts from: the backbone's own, or one that `save_head` wrote for the same backbone."""
-    if head_uri is None:
+def initial_head(cache: Cache, init: str | None = None) -> AttentionPoolingHead:
+    """The head training starts from: the backbone's own; or a trained head's, or a release's, of the same backbone."""
+    if init is None:
         return AttentionPoolingHead.from_state_dict(
             cache.head_state(), cache.backbone["heads"], cache.backbone["layer_norm_eps"]
         )
-    return load_head(head_uri, cache.backbone["fingerprint"])[0]
+    from nearid_ray.models import release  # loads transformers
+
+    return release.initial_head(init, cache.backbone)
 
 
 def print_progress(name: str, row: HistoryRow, steps: int) -> None:
@@ -55,7 +57,7 @@ def train_many(
     tokens: str | TokenSource,
     storage: str | Location,
     name: str,
-    head_uri: str | None = None,
+    init: str | None = None,
     where: WorkerSettings | None = None,
     on_row: OnRow | None = print_progress,
 ) -> dict[str, TrainedHead]:
@@ -71,7 +73,8 @@ def train_many(
         tokens: a token cache (or what opens tokens), at a place every worker sees.
         storage: absolute path or URI under which checkpoints are kept, likewise.
         name: name of the whole; checkpoints of another list of runs under this name are refused.
-        head_uri: folder of the head to start from (`save_head`), likewise; the backbone's own when left out.
+        init: what to start from: folder of a trained head (`save_head`), or a release (`release.initial_head`); the
+            backbone's own head when left out.
         where: number and kind of workers.
         on_row: called on the first worker with (run's name, row, number of steps) after every step.
 
@@ -87,7 +90,9 @@ def train_many(
         raise UsageError("there is nothing to train: no settings were given")
     path = place.path if not place.is_local else str(Path(place.path).absolute())
     filesystem = None if place.is_local else place.filesystem
-    origins = check_runs(runs, source.open(), head_uri, where)
+    cache = source.open()
+    head = initial_head(cache, init)
+    origins = check_runs(runs, cache, head, where)
     held = read_checkpoint(last_checkpoint(f"{path}/{name}", filesystem), runs, origins)
     if len(held.finished) < len(runs):
         _check_cpus(where)
@@ -96,7 +101,7 @@ def train_many(
             "runs": dict(runs),
             "origins": origins,
             "source": source,
-            "head_uri": head_uri,
+            "head": head,
             "where": where,
             "on_row": on_row,
         }
@@ -128,7 +133,10 @@ def train_many(
 
 
 def check_runs(
-    runs: Mapping[str, TrainSettings], cache: Cache, head_uri: str | None = None, where: WorkerSettings | None = None
+    runs: Mapping[str, TrainSettings],
+    cache: Cache,
+    head: AttentionPoolingHead | None = None,
+    where: WorkerSettings | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The origin of each run (tokens and initial head), found on the driver alone.
 
@@ -136,6 +144,7 @@ def check_runs(
         UsageError: what would fail on all workers: settings, cache and head do not fit each other.
     """
     origins: dict[str, dict[str, Any]] = {}
+    head = head or initial_head(cache)
     for group in grouped(runs):
         for name, settings in group.items():
             if not name or "/" in name:
@@ -145,7 +154,7 @@ def check_runs(
                     f"{name}: global_batch {settings.global_batch} is smaller than the number of workers, "
                     f"{where.workers}; some would never have a sample. Raise global_batch or lower workers"
                 )
-        training = HeadTraining({name: initial_head(cache, head_uri) for name in group}, cache, group)
+        training = HeadTraining({name: deepcopy(head) for name in group}, cache, group)
         origins |= {name: run.origin for name, run in training.runs.items()}
     return origins
 
@@ -179,13 +188,13 @@ def _train_all(config: dict[str, Any]) -> None:
     # Ray Train announces every report by a logger outside its own hierarchy, which its log level does not reach.
     logging.getLogger().setLevel(logging.WARNING)
     workers, device = Workers.current(), get_device()
-    cache = config["source"].open(str(device))
+    cache = config["source"].open(str(device), where.threads)
     held = read_checkpoint(ray.train.get_checkpoint(), config["runs"], config["origins"])
     for group in grouped(config["runs"]):
         if group.keys() <= held.finished.keys():
             continue
         training = HeadTraining(
-            {name: initial_head(cache, config["head_uri"]) for name in group},
+            {name: deepcopy(config["head"]) for name in group},
             cache,
             group,
             workers=workers,

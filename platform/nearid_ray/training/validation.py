@@ -15,7 +15,7 @@ from torch.nn import functional
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.margins import TrialCounts, count_matrix, tuple_margins
 from nearid_ray.training.checks import item_name
-from nearid_ray.training.items import item_table
+from nearid_ray.training.items import item_table, of_sources
 from nearid_ray.training.pool import Workers
 from nearid_ray.training.tokens import Cache, TokenReader
 
@@ -26,9 +26,12 @@ _CHUNK_BYTES = 128 << 20
 class Validation:
     """Measures heads on the clean pictures of one split, by the engines that are trained on."""
 
-    def __init__(self, cache: Cache, engines: Sequence[str], split: str = "val") -> None:
-        """Raises UsageError when the split has no identity with two views, or none of the engines."""
-        present = set(cache.index.filter(pc.equal(cache.index["split"], split))["engine"].unique().to_pylist())
+    def __init__(self, cache: Cache, engines: Sequence[str], split: str = "val", sources: Sequence[str] = ()) -> None:
+        """Raises UsageError when the split has no identity with two views of these sources, or none of the engines."""
+        found = cache.index.filter(pc.equal(cache.index["split"], split))
+        if sources and len(found):
+            found = of_sources(found, sources, split)
+        present = set(found["engine"].unique().to_pylist())
         known = [engine for engine in engines if engine in present]
         if present and not known:
             raise UsageError(
@@ -36,7 +39,7 @@ class Validation:
                 f"{list(engines)}; validation needs one of them, or evaluate_every 0"
             )
         self._index = cache.index
-        self._items = item_table(cache.index, split=split, engines=known, clean=True)
+        self._items = item_table(cache.index, split=split, engines=known, sources=sources, clean=True)
         self._rows_O = self._items.plain_OA[:, 0]
 
     def measure(self, stack: nn.Module, reader: TokenReader, workers: Workers) -> list[TrialCounts]:
