@@ -2,11 +2,12 @@
 
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nearid_ray.data.store import Dataset, locate, parquet_bytes, read_rows
+from nearid_ray.data.store import Dataset, locate, parquet_bytes, read_parquet, read_rows
 from nearid_ray.errors import UsageError
 
 
@@ -44,6 +45,24 @@ def test_file_uris_and_paths_mean_the_same_place(tmp_path):
 def test_the_same_table_gives_the_same_bytes():
     table = pa.table({"a": list(range(1000)), "b": [str(i) for i in range(1000)]})
     assert parquet_bytes(table).to_pybytes() == parquet_bytes(pa.table(table.to_pydict())).to_pybytes()
+
+
+def test_a_damaged_file_is_told_and_not_read_wrong(tmp_path):
+    place = locate(tmp_path / "data" / "000-000000.parquet")
+    noise = np.random.default_rng(0).bytes(100_000)
+    whole = parquet_bytes(pa.table({"image": [noise], "error": [""]})).to_pybytes()
+    flipped = bytearray(whole)
+    flipped[50_000] ^= 1
+    place.write_bytes(bytes(flipped))
+    for read in (
+        lambda: read_parquet(place),
+        lambda: read_rows(place, [0]),
+        lambda: Dataset(tmp_path).read(),
+    ):
+        with pytest.raises(UsageError, match=r"a file is damaged, its checksums are wrong"):
+            read()
+    place.write_bytes(whole)
+    assert read_parquet(place)["image"].to_pylist() == [noise]
 
 
 def test_rows_are_read_in_the_asked_order_across_row_groups(tmp_path):
