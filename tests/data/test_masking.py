@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nearid_ray.data.masking import MaskSettings, make_masker
-from nearid_ray.data.masking.model import in_batches
+from nearid_ray.data.masking.model import _in_words, in_batches
 from nearid_ray.data.masking.sam2 import choose, prompt_for
 from nearid_ray.errors import UsageError
 
@@ -179,6 +179,41 @@ def test_without_a_connection_the_message_says_how_to_get_the_model(method, mode
     said = refusal(mask_method=method)
     assert f"mask_model {model} is no folder here" in said
     assert f"hf download {model} --local-dir FOLDER" in said
+
+
+def test_a_model_in_the_local_cache_is_found_without_a_connection_and_pinned_to_its_commit(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    foreground_folder(tmp_path / "hub" / "models--own--tiny" / "snapshots" / commit)
+    (tmp_path / "hub" / "models--own--tiny" / "refs").mkdir()
+    (tmp_path / "hub" / "models--own--tiny" / "refs" / "main").write_text(commit)
+    masker = loaded(mask_method="birefnet", mask_model="own/tiny", mask_trust_remote_code=True)
+    image, true = red_scene()
+    assert np.array_equal(masker.masks([image])[0], true)
+    said = {"mask_method": "birefnet", "mask_model": "own/tiny", "mask_revision": commit, "mask_dtype": "float32"}
+    assert masker.describe() == said
+    other = {"mask_model": "own/tiny", "mask_revision": "v2", "mask_trust_remote_code": True}
+    assert "(revision v2): it is not in the local cache" in refusal(mask_method="birefnet", **other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("GatedRepoError", "Accept their terms on the model's page and log in"),
+        ("RepositoryNotFoundError", "the hub has no such model, or it is private"),
+        ("RevisionNotFoundError", "no such revision. Give mask_revision"),
+        ("LocalEntryNotFoundError", "hf download own/model --local-dir FOLDER"),
+    ],
+)
+def test_what_the_hub_answers_is_said_in_words(kind, said):
+    from huggingface_hub import errors
+
+    known = getattr(errors, kind)
+    error = OSError("something long")
+    error.__cause__ = known.__new__(known)  # as transformers hands it on; its own text needs the hub's response
+    assert said in _in_words(error, "own/model")
 
 
 def test_code_that_comes_with_a_model_runs_only_when_trusted(tmp_path):
