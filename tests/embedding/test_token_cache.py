@@ -13,7 +13,7 @@ import pytest
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.embedding.cache import TokenCache
-from nearid_ray.embedding.shards import map_tokens, tokens_bytes
+from nearid_ray.embedding.shards import MappedShard, Stored, map_tokens, tokens_bytes
 from nearid_ray.errors import UsageError
 from schemas import TOKENS_INDEX
 
@@ -43,14 +43,18 @@ def index_row(number: int, shard: str, row: int) -> dict[str, Any]:
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Dataset, np.ndarray]:
     """A cache of 7 items in 3 shards, and its tokens."""
+    return write_cache(tmp_path / "cache")
+
+
+def write_cache(folder: Path, stored: Stored = "float16") -> tuple[Dataset, np.ndarray]:
     tokens_NTD = np.random.default_rng(0).normal(size=(7, TOKENS, WIDTH)).astype(np.float16)
-    dataset = Dataset(tmp_path / "cache")
+    dataset = Dataset(folder)
     work = pa.table({"row_id": [f"item {n}" for n in range(7)], "number": pa.array(range(7), pa.int64())})
     plan = make_plan(dataset, work, table="tokens_index", content=CONTENT, rows_per_shard=3)
     for shard in plan.pending:
         numbers = plan.members(shard)["number"].to_pylist()
         rows = [index_row(number, shard, row) for row, number in enumerate(numbers)]
-        dataset.location.child("tokens", f"{shard}.arrow").write_bytes(tokens_bytes(tokens_NTD[numbers]))
+        dataset.location.child("tokens", f"{shard}.arrow").write_bytes(tokens_bytes(tokens_NTD[numbers], stored))
         dataset.shard(shard).write_bytes(parquet_bytes(pa.Table.from_pylist(rows, schema=TOKENS_INDEX.schema)))
     backbone = {"spec": "some/model", "fingerprint": "aaaa", "tokens": TOKENS, "width": WIDTH}
     dataset.location.child("backbone.json").write_bytes(json.dumps(backbone).encode())
@@ -174,6 +178,80 @@ def test_a_folder_that_is_no_cache_is_refused(
     write(tmp_path / "tuples", "tuples", rows_of(["train"]))
     with pytest.raises(UsageError, match="holds 'tuples'; expected a dataset of 'tokens_index'"):
         TokenCache.open(tmp_path / "tuples")
+
+
+def flip_bit(path: Path, tokens_NTD: np.ndarray, item: int) -> None:
+    """Change one bit of one item's tokens."""
+    data = bytearray(path.read_bytes())
+    data[data.index(tokens_NTD[item].tobytes()) + 5] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_found_and_named(written: tuple[Dataset, np.ndarray]) -> None:
+    dataset, tokens_NTD = written
+    TokenCache.open(dataset.location.uri, verify=True)
+    flip_bit(Path(dataset.location.child("tokens", "000-000001.arrow").path), tokens_NTD, 5)
+    assert TokenCache.open(dataset.location.uri).damaged() == [5]
+    said = r"1 item\(s\) are damaged \(e\.g\. item 5\), in tokens/000-000001\.arrow\. Delete data/NAME\.parquet"
+    with pytest.raises(UsageError, match=said):
+        TokenCache.open(dataset.location.uri, verify=True)
+
+
+def test_a_token_file_without_checksums_is_read_but_not_verified(written: tuple[Dataset, np.ndarray]) -> None:
+    dataset, tokens_NTD = written
+    place = dataset.location.child("tokens", "000-000000.arrow")
+    table = pa.ipc.open_file(pa.BufferReader(place.read_bytes())).read_all().replace_schema_metadata()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    place.write_bytes(sink.getvalue())
+    cache = TokenCache.open(dataset.location.uri)
+    assert np.array_equal(cache.view(1), tokens_NTD[1])
+    with pytest.raises(UsageError, match="has no checksums: an earlier version wrote it"):
+        cache.verify()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_int8_tokens_are_within_half_a_step_of_their_tokens_scale(tmp_path: Path, threads: int) -> None:
+    dataset, tokens_NTD = write_cache(tmp_path / "int8", "int8")
+    settings = json.loads(dataset.location.child("settings.json").read_bytes())
+    settings["content"]["stored"] = "int8"
+    dataset.location.child("settings.json").write_bytes(json.dumps(settings).encode())
+    cache = TokenCache.open(dataset.location.uri, verify=True, threads=threads)
+    rows = np.array([6, 0, 3, 5])
+    out = cache.gather(rows, np.empty((4, TOKENS, WIDTH), np.float16))
+    step = np.abs(tokens_NTD[rows]).max(axis=2, keepdims=True).astype(np.float64) / 127
+    error = np.abs(out.astype(np.float64) - tokens_NTD[rows])
+    assert (error <= 0.51 * step + 1e-3).all() and error.max() > 0
+    assert cache.disk_bytes == 7 * TOKENS * (WIDTH + 4)
+    with pytest.raises(ValueError, match="use gather"):
+        cache.view(0)
+
+
+def test_files_of_tokens_that_are_all_zero_survive_int8(tmp_path: Path) -> None:
+    (tmp_path / "a.arrow").write_bytes(tokens_bytes(np.zeros((2, 3, 4), np.float16), "int8"))
+    shard, out = MappedShard(tmp_path / "a.arrow", 2, 3, 4), np.ones((3, 4), np.float16)
+    shard.copy(1, out)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_items_of_a_remote_cache_without_room_for_copies_are_read_one_by_one(
+    tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, _ = write_cache(tmp_path / "cache", stored)
+    rows, out = np.array([6, 0, 3, 5]), np.empty((4, TOKENS, WIDTH), np.float16)
+    here = TokenCache.open(dataset.location.uri).gather(rows, out.copy())
+    monkeypatch.setattr("nearid_ray.data.store.Location.is_local", property(lambda p: not p.uri.startswith("file://")))
+    size = Path(dataset.location.child("tokens", "000-000000.arrow").path).stat().st_size
+    for limit in (0, int(1.5 * size), 10 * size):
+        local = tmp_path / str(limit)
+        cache = TokenCache.open(f"file://{dataset.location.path}", local_dir=local, limit_bytes=limit)
+        assert np.array_equal(cache.gather(rows, out), here)
+        assert len(list(local.glob("*.arrow"))) == min(limit // size, 3) and not list(local.glob("*.ends"))
+        if limit == 0:
+            with pytest.raises(UsageError, match="not all token files are on this machine's disk"):
+                cache.verify()
 
 
 def test_a_remote_cache_is_copied_once_and_read_from_disk(

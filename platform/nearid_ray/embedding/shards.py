@@ -58,9 +58,9 @@ def tokens_bytes(tokens_NTD: NDArray[np.float16], stored: Stored = "float16") ->
 def quantised(tokens_NTD: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(number_NTD, scale_NT) of tokens: eight bits a number, one scale a token.
 
-    >>> number, scale = quantised(np.array([[[1.0, -0.5, 0.0]]], np.float16))
-    >>> number.tolist(), (number[0, 0] * scale[0, 0]).round(3).tolist()
-    ([[[127, -64, 0]]], [1.0, -0.504, 0.0])
+    >>> number, scale = quantised(np.array([[[127.0, -63.25, 0.0], [0.0, 0.0, 0.0]]], np.float16))
+    >>> number.tolist(), scale.tolist()
+    ([[[127, -63, 0], [0, 0, 0]]], [[1.0, 0.0]])
     """
     wide_NTD = tokens_NTD.astype(np.float32)
     scale_NT = np.abs(wide_NTD).max(axis=2, initial=0.0) / np.float32(_LARGEST)
