@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Bring a source of identities into a tuples dataset.
+r"""Bring a source of identities into a tuples dataset.
 
 python jobs/ingest.py toybox --output runs/toy/tuples --train-identities 200 --test-identities 50
 python jobs/ingest.py photos --root PHOTOS --categories PHOTOS/subjects.csv --output runs/photos/tuples
+python jobs/ingest.py nearid --train-index train.json --test-index test.json --output runs/nearid/tuples
+python jobs/ingest.py nearid-distractors --tuples runs/nearid/tuples --sources Aleksandar/NearID-Flux \
+    Aleksandar/NearID-Qwen --output runs/nearid/distractors
+python jobs/ingest.py table --source TABLE.csv --identity object --image file --output runs/table/tuples
 """
 
 from collections.abc import Sequence
