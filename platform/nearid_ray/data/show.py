@@ -32,9 +32,12 @@ def find_datasets(uri: str) -> list[Dataset]:
     place = locate(uri)
     if not place.exists():
         raise UsageError(f"{place.uri} does not exist; give the output folder of a job")
-    found = list(_datasets_below(place, _DEPTH))
+    found = _datasets_below(place, _DEPTH)
     if not found:
-        raise UsageError(f"{place.uri} holds no dataset (no settings.json with a table); give the output of a job")
+        raise UsageError(
+            f"{place.uri} holds no dataset (no settings.json that names a table of the contract); give the output "
+            "folder of a job that writes one"
+        )
     return found
 
 
@@ -64,7 +67,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def _datasets_below(place: Location, depth: int) -> "list[Dataset]":
     dataset = Dataset(place)
     stored = _stored(dataset)
-    if stored is None or stored.get("table") is not None:
+    if stored is None or stored.get("table") in TABLES:
         return [dataset]
     if depth == 0:
         return []
