@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, SiglipModel, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 from nearid_ray.models import release
 from nearid_ray.models.backbone import TOYBOX_BACKBONE, Backbone, load_backbone
@@ -294,6 +296,42 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, backbone: Backbone, m
     with pytest.raises(OSError, match="no space"):
         release.export(trained_head(backbone), backbone, str(tmp_path / "release"))
     assert [path.name for path in tmp_path.rglob("*")] == ["release"]
+
+
+def elsewhere(root: Path, name: str) -> Location:
+    """A place that is not on this machine's disks, as far as the library can see."""
+    (root / name).mkdir()
+    return Location(f"far://{name}", pafs.SubTreeFileSystem(str(root), pafs.LocalFileSystem()), name)
+
+
+def test_a_release_can_lie_elsewhere(
+    tmp_path: Path, exported: Path, backbone: Backbone, pictures: list[np.ndarray]
+) -> None:
+    place = elsewhere(tmp_path, "release")
+    release.export(trained_head(backbone), backbone, place)
+    assert sorted(path.name for path in (tmp_path / "release").iterdir()) == sorted(release.FILES)
+    loaded = release.load(place, dtype="float32")
+    assert loaded.backbone.spec == "far://release"
+    assert torch.equal(loaded.embed(pictures), release.load(str(exported), dtype="float32").embed(pictures))
+    assert torch.equal(release.initial_head(place, backbone).probe, loaded.head.probe)
+    with pytest.raises(UsageError, match="far://release holds another release"):
+        release.export(trained_head(backbone, seed=5), backbone, place)
+
+
+def test_an_upload_that_fails_leaves_nothing(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Location.write_bytes
+
+    def failing(self: Location, data: bytes) -> None:
+        if self.path.endswith("README.md"):
+            raise OSError("the store is gone")
+        written(self, data)
+
+    monkeypatch.setattr(Location, "write_bytes", failing)
+    with pytest.raises(OSError, match="the store is gone"):
+        release.export(backbone.head(), backbone, elsewhere(tmp_path, "release"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,11 @@ def export(
 
 
 def load(
-    source: str, *, revision: str | None = None, dtype: Precision | Literal["auto"] = "auto", device: str = "cpu"
+    source: str | Location,
+    *,
+    revision: str | None = None,
+    dtype: Precision | Literal["auto"] = "auto",
+    device: str = "cpu",
 ) -> Release:
     """A released checkpoint, ours or the published one, without running code that lies beside it.
 
@@ -122,16 +126,17 @@ def load(
     Raises:
         UsageError: there is no release, or it cannot be reached or read.
     """
+    uri = source.uri if isinstance(source, Location) else source
     with _here(source) as folder:
         files = ModelFiles.find(folder, revision, what="release")
         config = files.json(CONFIG_FILE)
         kind = None if config is None else config.get("model_type")
         if kind not in MODEL_TYPES:
             said = "its config.json is missing" if config is None else f"it holds a {kind} model"
-            raise UsageError(f"{source} is no NearID release: {said}; expected model_type {MODEL_TYPES[0]}")
+            raise UsageError(f"{uri} is no NearID release: {said}; expected model_type {MODEL_TYPES[0]}")
         backbone = load_backbone(folder, revision=revision, dtype=dtype, device=device)
-    if folder != source:
-        backbone.spec = source
+    if isinstance(source, Location) or "://" in source:
+        backbone.spec = uri
     return Release(backbone, backbone.head().to(device))
 
 
@@ -158,13 +163,14 @@ def initial_head(source: str | Location, backbone: Backbone | Mapping[str, Any])
                 f"{uri} holds no head to start from: neither {HEAD_CARD_FILE} (a head that training wrote) nor "
                 f"{CONFIG_FILE} (a NearID release)"
             )
-    release = load(uri)
+    release = load(source)
     if wanted["fingerprint"] == release.backbone.fingerprint:
         return release.head
     if wanted.get("tower_fingerprint") != release.backbone.tower_fingerprint:
         raise UsageError(
             f"the release {uri} was made with another backbone than these tokens: its vision model has the fingerprint "
-            f"{release.backbone.tower_fingerprint}, that of {wanted.get('spec')} {wanted.get('tower_fingerprint')}; "
+            f"{release.backbone.tower_fingerprint}, that of {wanted.get('spec')} "
+            f"{wanted.get('tower_fingerprint', 'is not known (embed again)')}; "
             f"embed with the release as backbone (--backbone {uri}), or start from a head for this one"
         )
     return release.head
@@ -287,12 +293,12 @@ def _upload(place: Location, contents: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def _here(source: str) -> Iterator[str]:
+def _here(source: str | Location) -> Iterator[str]:
     """The release as a folder of this machine or a hub id; one on S3 is copied for the time of the block."""
-    if "://" not in source:
+    if isinstance(source, str) and "://" not in source:
         yield source
         return
-    place = locate(source)
+    place = source if isinstance(source, Location) else locate(source)
     if place.is_local:
         yield place.path
         return
