@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nearid_ray.data.images import cut_rgb, decode_mask, decode_rgb
@@ -192,6 +193,19 @@ def test_a_broken_picture_or_mask_costs_its_view_alone(tmp_path):
     assert "masks1 has 8 x 8 pixels" in errors[0] and "broken or cut off" in errors[1]
     assert "nowhere.png is not in" in errors[2]
     assert first["error"].startswith("3 of 3 views: ") and second["error"] == ""
+
+
+def test_a_damaged_row_group_costs_its_own_identities(published, tmp_path):
+    file = published / "data" / "train-00000-of-00001.parquet"
+    group = pq.ParquetFile(file).metadata.row_group(1)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "img2.bytes")
+    data = bytearray(file.read_bytes())
+    first = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[first : first + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    file.write_bytes(data)
+    rows = ingested(published, tmp_path / "out")
+    assert [row["error"] != "" for row in rows] == [False, False, True, True, False, False]
+    assert all("row group 1 cannot be read, the file is damaged" in row["error"] for row in rows[2:4])
 
 
 def test_another_table_or_other_splits_in_the_same_output_are_refused(published, tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nearid_ray.data.columns import Cell
 from nearid_ray.data.sources import open_rows
+from nearid_ray.data.table_files import DamagedError
 from nearid_ray.errors import UsageError
 
 datasets = pytest.importorskip("datasets")
@@ -237,6 +238,23 @@ def test_what_cannot_be_opened_is_refused_in_words(tmp_path):
     cut.unlink()
     pq.write_table(pa.table({"id": [1]}), tmp_path / "z.parquet")
     assert "z.parquet has other columns than" in refusal(tmp_path)
+
+
+def test_damage_in_one_row_group_costs_its_rows_alone_and_is_said_in_words(tmp_path):
+    file = Path(as_parquet(tmp_path))
+    chunk = pq.ParquetFile(file).metadata.row_group(1).column(2)
+    assert chunk.path_in_schema == "picture.bytes"
+    data = bytearray(file.read_bytes())
+    first = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[first : first + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    file.write_bytes(data)
+    source = open_rows(str(file))
+    with pytest.raises(DamagedError, match="row group 1 cannot be read, the file is damaged"):
+        source.rows(range(5), ["id", "picture"])
+    rows = source.rows_or_errors([4, 3, 0], ["id", "picture"])
+    assert [isinstance(row, DamagedError) for row in rows] == [False, True, False]
+    assert rows[2] == {"id": 100, "picture": Cell(data=png(0), path="0.png")}
+    assert [row["id"] for row in source.rows_or_errors([3, 2], ["id"])] == [103, 102]  # this column is whole
 
 
 def test_a_saved_dataset_that_misses_a_file_is_refused(tmp_path):

@@ -23,8 +23,8 @@ import pyarrow.fs as pafs
 from nearid_ray.data import s3
 from nearid_ray.data.columns import Cell, class_names, has_picture, is_picture, picture_cell
 from nearid_ray.data.store import Location, locate
-from nearid_ray.data.table_files import ParquetFiles, parquet_files
-from nearid_ray.errors import UsageError
+from nearid_ray.data.table_files import DamagedError, ParquetFiles, parquet_files
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w-]")
@@ -109,7 +109,8 @@ class RowSource(ABC):
         """The rows at `indices`, in that order. Pictures come as `Cell` or None (no picture), other values as Python
         ones, class labels as their names.
 
-        Raises IndexError for a row that is not there, and OSError where the file cannot be read.
+        Raises IndexError for a row that is not there, DamagedError where the file is damaged, OSError where its place
+        cannot be reached.
         """
         self.require(*columns)
         wrong = [index for index in indices if not 0 <= index < len(self)]
@@ -119,6 +120,19 @@ class RowSource(ABC):
         values = {name: self._values(name, table[name]) for name in columns}
         place_of = {index: place for place, index in enumerate(sorted(set(indices)))}
         return [{name: values[name][place_of[index]] for name in columns} for index in indices]
+
+    def rows_or_errors(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any] | DamagedError]:
+        """As `rows`, but a row that lies in a damaged part of the file is an error and costs no other row."""
+        try:
+            return list(self.rows(indices, columns))
+        except DamagedError:
+            return [self._row_or_error(index, columns) for index in indices]
+
+    def _row_or_error(self, index: int, columns: Sequence[str]) -> dict[str, Any] | DamagedError:
+        try:
+            return self.rows([index], columns)[0]
+        except DamagedError as error:
+            return error
 
     def picture(self, path: str) -> Cell:
         """The picture file at `path`, relative to the source; what is wrong is said in the cell, never raised."""
@@ -355,6 +369,8 @@ def _read_file(folder: Location, path: str) -> Cell:
         return Cell(data=place.read_bytes(), path=path)
     except FileNotFoundError:
         return Cell(path=path, error=f"{path} is not in {folder.uri}")
+    except StoreError:
+        raise  # the server is down: nothing is wrong with the picture
     except (OSError, UsageError) as error:
         return Cell(path=path, error=str(error))
 

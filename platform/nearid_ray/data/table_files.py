@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from nearid_ray.data import s3
 from nearid_ray.data.columns import has_picture
 from nearid_ray.data.store import Location
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 
 _BATCH_BYTES = 8 << 20
@@ -22,6 +23,10 @@ _BUFFER_BYTES = 4 << 20
 """Read ahead in a column of a row group; without a limit pyarrow reads the column's whole chunk."""
 
 _SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.parquet")
+
+
+class DamagedError(ValueError):
+    """A part of a table's file cannot be read: its bytes are not what they were."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class _File:
 class ParquetFiles:
     """Parquet files with the same columns.
 
-    Raises UsageError for a file that is no Parquet or has other columns than the first.
+    Raises UsageError for a file that is no Parquet or has other columns than the first. Reading raises DamagedError
+    where what is read is damaged.
     """
 
     def __init__(self, uri: str, places: Sequence[Location]) -> None:
@@ -65,7 +71,10 @@ class ParquetFiles:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """The columns of all rows."""
-        parts = [self._open(file).read(columns=list(columns)).select(list(columns)) for file in self._files]
+        parts = []
+        for file in self._files:
+            with _reading(file.place, "the columns " + ", ".join(columns)):
+                parts.append(self._open(file).read(columns=list(columns)).select(list(columns)))
         return pa.concat_tables(parts)
 
     def present(self, columns: Sequence[str]) -> pa.Table:
@@ -76,7 +85,8 @@ class ParquetFiles:
             parquet = self._open(file)
             for group in range(file.metadata.num_row_groups):
                 for name in columns:
-                    found[name].append(self._group_present(parquet, group, name))
+                    with _reading(file.place, f"column {name}, row group {group},"):
+                        found[name].append(self._group_present(parquet, group, name))
         empty = np.zeros(0, bool)
         return pa.table({name: np.concatenate([empty, *parts]) for name, parts in found.items()})
 
@@ -97,17 +107,22 @@ class ParquetFiles:
             size = file.metadata.row_group(group).num_rows
             inside = rows[(rows >= start) & (rows < start + size)] - start
             start += size
-            at = 0
-            if not len(inside):
-                continue
-            for batch in self._batches(parquet, group, columns):
-                here = inside[(inside >= at) & (inside < at + batch.num_rows)] - at
-                at += batch.num_rows
-                if len(here):
-                    # A copy: a view would keep the whole batch.
-                    yield pa.Table.from_batches([batch.take(pa.array(here))]).select(list(columns))
-                if at > inside[-1]:
-                    break
+            if len(inside):
+                with _reading(file.place, f"row group {group}"):
+                    yield from self._take_from_group(parquet, group, inside, columns)
+
+    def _take_from_group(
+        self, parquet: pq.ParquetFile, group: int, rows: np.ndarray, columns: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        at = 0
+        for batch in self._batches(parquet, group, columns):
+            here = rows[(rows >= at) & (rows < at + batch.num_rows)] - at
+            at += batch.num_rows
+            if len(here):
+                # A copy: a view would keep the whole batch.
+                yield pa.Table.from_batches([batch.take(pa.array(here))]).select(list(columns))
+            if at > rows[-1]:
+                break
 
     def _batches(self, parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         described = parquet.metadata.row_group(group)
@@ -132,10 +147,15 @@ class ParquetFiles:
         return np.concatenate([has_picture(pa.chunked_array([batch[name]])).to_numpy() for batch in batches])
 
     def _open(self, file: _File) -> pq.ParquetFile:
-        place = file.place
-        with s3.in_words(place.uri):
-            stream = place.filesystem.open_input_file(place.path)
-            return pq.ParquetFile(stream, metadata=file.metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        with s3.in_words(file.place.uri):
+            stream = file.place.filesystem.open_input_file(file.place.path)
+        return pq.ParquetFile(
+            stream,
+            metadata=file.metadata,
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
 
 
 def parquet_files(folder: Location, split: str) -> list[Location]:
@@ -163,6 +183,20 @@ def _of_split(names: list[str], split: str, place: Location) -> list[str]:
         known = ", ".join(sorted({of for of in splits if of}))
         raise UsageError(f"{place.uri} has no files of the split {split!r}; found the splits: {known}")
     return kept
+
+
+@contextmanager
+def _reading(place: Location, what: str) -> Iterator[None]:
+    """Tell damage of the file from trouble with the place where it lies."""
+    try:
+        with s3.in_words(place.uri):
+            yield
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedError(f"{place.uri}: {what} cannot be read, the file is damaged ({error})") from error
 
 
 def _open_metadata(place: Location) -> tuple[pq.FileMetaData, pa.Schema]:

@@ -147,9 +147,12 @@ class NearidImporter(PictureImporter):
 
     def fetch(self, records: Sequence[Record]) -> Iterator[RawIdentity]:
         columns = [*self._images.values(), *self._masks.values(), *self._prompts.values(), *self._others]
-        rows = self._rows.rows([record["row"] for record in records], columns)
+        rows = self._rows.rows_or_errors([record["row"] for record in records], columns)
         for record, row in zip(records, rows, strict=True):
-            yield self._identity(record, row)
+            if isinstance(row, ValueError):
+                yield RawIdentity(identity_id=record["identity_id"], split=record["split"], error=str(row))
+            else:
+                yield self._identity(record, row)
 
     def _names(self) -> list[str]:
         """The identities' names: their id, or where the table has none, the row number."""

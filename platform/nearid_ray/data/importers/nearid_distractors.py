@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from nearid_ray.data.columns import Cell
 from nearid_ray.data.images import cut_rgb, decode_mask, decode_rgb, resize_rgb
 from nearid_ray.data.importers.importer import Record, Rejected, RowImporter, distractor_row_id
 from nearid_ray.data.importers.nearid import numbered_pictures
@@ -159,14 +160,16 @@ class NearidDistractorsImporter(RowImporter):
             found |= {(shard, row): identity for row, identity in zip(ordered, read, strict=True)}
         return found
 
-    def _pictures(self, records: Sequence[Record]) -> dict[tuple[str, int, int], Any]:
+    def _pictures(self, records: Sequence[Record]) -> dict[tuple[str, int, int], Cell | None]:
         """The cells by engine, row of the table and slot."""
-        found: dict[tuple[str, int, int], Any] = {}
+        found: dict[tuple[str, int, int], Cell | None] = {}
         for engine in dict.fromkeys(record["engine"] for record in records):
             table = self._tables[engine]
             indices = sorted({record["table_row"] for record in records if record["engine"] == engine})
-            for index, row in zip(indices, table.rows.rows(indices, list(table.columns.values())), strict=True):
-                found |= {(engine, index, slot): row[column] for slot, column in table.columns.items()}
+            read = table.rows.rows_or_errors(indices, list(table.columns.values()))
+            for index, row in zip(indices, read, strict=True):
+                for slot, column in table.columns.items():
+                    found[engine, index, slot] = Cell(error=str(row)) if isinstance(row, ValueError) else row[column]
         return found
 
 
@@ -254,7 +257,7 @@ class _Table:
                     detail = f"{self.rows.uri}: row {identity.row} has a distractor in slot {slot}, but no view"
                     yield {}, _left_out(identity.name, "missing-view", detail, f"{identity.name}/slot {slot}")
 
-    def row(self, record: Record, view: dict[str, Any], picture: Any) -> Record:
+    def row(self, record: Record, view: dict[str, Any], picture: Cell | None) -> Record:
         """The row of `distractors` for one view and its distractor's cell."""
         settings = dict(self._settings)
         try:

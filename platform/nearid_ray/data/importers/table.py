@@ -216,7 +216,7 @@ class TableImporter(PictureImporter):
         s = self.settings
         columns = list(dict.fromkeys([*s.picture_columns, *s.mask_columns, *s.prompts]))
         rows = sorted({row for record in records for row, _ in record["views"]})
-        found = dict(zip(rows, self._rows.rows(rows, columns), strict=True))
+        found = dict(zip(rows, self._rows.rows_or_errors(rows, columns), strict=True))
         for record in records:
             yield RawIdentity(
                 identity_id=record["identity_id"],
@@ -226,9 +226,11 @@ class TableImporter(PictureImporter):
                 **{name: record.get(name, "") for name in _TEXTS},
             )
 
-    def _view(self, record: Record, values: dict[str, Any], row: int, place: int) -> RawView:
+    def _view(self, record: Record, values: dict[str, Any] | ValueError, row: int, place: int) -> RawView:
         s = self.settings
         column = s.picture_columns[place]
+        if isinstance(values, ValueError):
+            return RawView(name=f"row {row}, {column}", provenance={"row": row, "column": column}, error=str(values))
         mask_column = s.mask_columns[place] if s.mask_columns else ""
         image = self._cell(values[column]) or Cell(error="the table has no picture here")
         mask = self._cell(values[mask_column]) if mask_column else None
