@@ -329,6 +329,7 @@ def test_an_upload_that_fails_leaves_nothing(
         written(self, data)
 
     monkeypatch.setattr(Location, "write_bytes", failing)
+    monkeypatch.setattr(Location, "delete", lambda self: self.filesystem.delete_file(self.path))
     with pytest.raises(OSError, match="the store is gone"):
         release.export(backbone.head(), backbone, elsewhere(tmp_path, "release"))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -289,7 +289,8 @@ def _upload(place: Location, contents: Mapping[str, bytes]) -> None:
     finally:
         if len(done) < len(contents):
             for name in done:
-                place.child(name).delete()
+                with suppress(OSError, UsageError):  # the first failure is the one to tell
+                    place.child(name).delete()
 
 
 @contextmanager
