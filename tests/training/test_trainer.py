@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +24,16 @@ from nearid_ray.embedding.shards import tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
 from nearid_ray.models.head import AttentionPoolingHead
+from nearid_ray.training.checkpoints import last_checkpoint, read_checkpoint
 from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.outputs import TrainedHead, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
 from nearid_ray.training.trainer import initial_head, train_many
 
 BASE = TrainSettings(
-    learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=30, evaluate_every=10, checkpoint_every=10
+    learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=100, evaluate_every=20, checkpoint_every=40
 )
+TWO = WorkerSettings(workers=2)
 RUNS = {"alpha 0.5": BASE, "alpha 0": replace(BASE, alpha=0.0)}
 
 
@@ -73,7 +79,9 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], t
         torch.testing.assert_close(right[name], value, rtol=0, atol=tolerance, msg=name)
 
 
-def test_two_workers_train_the_heads_of_one_process(undisturbed: dict[str, TrainedHead], cache_uri: str) -> None:
+def test_two_workers_train_the_heads_of_one_process_for_a_hundred_steps(
+    undisturbed: dict[str, TrainedHead], cache_uri: str
+) -> None:
     cache = TokenCache.open(cache_uri)
     for name, settings in RUNS.items():
         training = HeadTraining({name: initial_head(cache)}, cache, {name: settings})
@@ -86,7 +94,7 @@ def test_two_workers_train_the_heads_of_one_process(undisturbed: dict[str, Train
         assert_same(alone.best["head"], trained.best_head, 1e-4)
         losses = [row.loss for row in trained.history[1:]]
         assert losses == pytest.approx([row.loss for row in alone.history[1:]], rel=1e-3)
-        assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
+        assert len(losses) == 100 and sum(losses[-5:]) < sum(losses[:5])
     difference = undisturbed["alpha 0"].last_head["probe"] - undisturbed["alpha 0.5"].last_head["probe"]
     assert difference.abs().max() > 1e-3
 
@@ -97,16 +105,72 @@ def test_a_killed_worker_is_replaced_and_the_heads_come_out_the_same(
     marker = tmp_path / "died"
 
     def die_once(name: str, row: Any, steps: int) -> None:
-        if name == "alpha 0" and row.step == 17 and not marker.exists():
+        if name == "alpha 0" and row.step == 57 and not marker.exists():
             marker.touch()
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     trained = train_many(RUNS, tokens=cache_uri, storage=str(tmp_path), name="runs", on_row=die_once)
     assert marker.exists()
     for name in RUNS:
         assert_same(undisturbed[name].last_head, trained[name].last_head, 1e-6)
         assert_same(undisturbed[name].best_head, trained[name].best_head, 1e-6)
-        assert [row.step for row in trained[name].history] == list(range(31))
+        assert [row.step for row in trained[name].history] == list(range(101))
+
+
+DRIVER = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from nearid_ray.cluster import ray_session
+from nearid_ray.training.settings import TrainSettings, WorkerSettings
+from nearid_ray.training.trainer import train_many
+
+folder, tokens = Path(sys.argv[1]), sys.argv[2]
+settings = TrainSettings(
+    learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=40, evaluate_every=10, checkpoint_every=10
+)
+
+def on_row(name, row, steps):
+    if row.step == 17 and not (folder / "worker died").exists():
+        (folder / "worker died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if row.step == 34 and not (folder / "driver dies").exists():
+        (folder / "driver dies").touch()
+        signal.pause()
+
+with ray_session(num_cpus=2):
+    one = WorkerSettings(workers=1)
+    train_many({"run": settings}, tokens=tokens, storage=str(folder), name="runs", where=one, on_row=on_row)
+"""
+
+
+def test_a_killed_worker_and_then_a_killed_driver_change_not_one_bit_on_one_worker(
+    cache_uri: str, tmp_path: Path
+) -> None:
+    """The driver is a process of its own; after its death the same command is given again."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), cache_uri]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as first:
+        while not (tmp_path / "driver dies").exists():
+            assert first.poll() is None, first.stderr.read().decode() if first.stderr else ""
+            time.sleep(0.1)
+        first.kill()
+    assert first.returncode == -signal.SIGKILL and (tmp_path / "worker died").exists()
+    subprocess.run(command, check=True, capture_output=True)
+
+    settings, cache = replace(BASE, max_steps=40, evaluate_every=10, checkpoint_every=10), TokenCache.open(cache_uri)
+    head = initial_head(cache)
+    undisturbed = HeadTraining({"run": head}, cache, {"run": settings})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    list(undisturbed.run())
+    torch.set_num_threads(threads)
+    last = last_checkpoint(f"{tmp_path}/runs", None)
+    origins = {"run": undisturbed.runs["run"].origin}
+    finished = read_checkpoint(last, {"run": settings}, origins).finished["run"]
+    assert_same(head.state_dict(), finished["head"], 0)
+    losses = [row["loss"] for row in finished["history"]]
+    assert losses == [row.loss for row in undisturbed.runs["run"].history] and len(losses) == 41
 
 
 def test_finished_runs_are_not_trained_again(
@@ -140,6 +204,10 @@ def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Pat
     with pytest.raises(UsageError, match="unknown \\['flux'\\]"):
         wrong = {"a": replace(BASE, engines=("flux",))}
         train_many(wrong, tokens=cache_uri, storage=str(tmp_path), name="runs")
+    with pytest.raises(UsageError, match="a: global_batch 1 is smaller than the number of workers, 2"):
+        train_many(
+            {"a": replace(BASE, global_batch=1)}, tokens=cache_uri, storage=str(tmp_path), name="runs", where=TWO
+        )
     with pytest.raises(UsageError, match="no settings were given"):
         train_many({}, tokens=cache_uri, storage=str(tmp_path), name="runs")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
@@ -162,7 +230,7 @@ def test_outputs_hold_both_heads_and_the_history(
     assert card.settings["alpha"] == 0.5 and card.backbone == "memory"
     last, card = load_head(str(tmp_path / "last"))
     assert_same(trained.last_head, last.state_dict(), 0)
-    assert card.metrics["step"] == 30 and card.metrics["val_ssr"] == trained.history[-1].val_ssr
+    assert card.metrics["step"] == 100 and card.metrics["val_ssr"] == trained.history[-1].val_ssr
     history = pyarrow.csv.read_csv(tmp_path / "history.csv")
-    assert history["step"].to_pylist() == list(range(31))
+    assert history["step"].to_pylist() == list(range(101))
     assert history["loss"].to_pylist() == [row.loss for row in trained.history]
