@@ -101,7 +101,7 @@ def _batches(source: pads.Dataset, names: Iterable[str]) -> Iterator[pa.RecordBa
     wanted += [name for name in tops if not any(other.startswith(f"{name}.") for other in wanted)]
     for fragment in source.get_fragments():
         with fragment.open() as stream:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
             known = set(file.schema_arrow.names)
             yield from file.iter_batches(columns=[name for name in wanted if name.split(".")[0] in known])
 

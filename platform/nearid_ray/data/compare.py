@@ -106,7 +106,9 @@ def _in_parts(dataset: Dataset, names: list[str]) -> Iterator[pa.Table]:
     for shard in dataset.shards():
         place = dataset.shard(shard)
         with place.filesystem.open_input_file(place.path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=names):
+            for batch in pq.ParquetFile(stream, page_checksum_verification=True).iter_batches(
+                _ROWS_AT_ONCE, columns=names
+            ):
                 yield pa.Table.from_batches([batch])
 
 

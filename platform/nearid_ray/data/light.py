@@ -47,7 +47,7 @@ def parquet_paths(names: Sequence[str]) -> list[str]:
 def read_columns(place: Location, names: Sequence[str]) -> pa.Table:
     """Some columns of one shard; nothing else of it is read. Raises OSError or pyarrow's errors on a broken file."""
     with place.filesystem.open_input_file(place.path) as stream:
-        return pq.ParquetFile(stream).read(columns=parquet_paths(names))
+        return pq.ParquetFile(stream, page_checksum_verification=True).read(columns=parquet_paths(names))
 
 
 def iterate(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
