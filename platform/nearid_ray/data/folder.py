@@ -67,6 +67,8 @@ class Folder:
                 self._check_name(entry.name)
                 if entry.is_symlink() and not (root / path).resolve().is_relative_to(inside):
                     raise UsageError(f"{root / path} is a link that leads out of {root}; copy the files instead")
+                if entry.is_symlink() and not (root / path).exists():
+                    raise UsageError(f"{root / path} is a link to nothing; copy the file there, or remove the link")
                 if entry.is_dir():
                     # A link to a folder above would be followed for ever.
                     pending += [path] if len(path.parts) <= depth else []
