@@ -171,6 +171,20 @@ def test_sheets_show_views_and_distractors_beside_their_view(made):
         sheet(tuples, 0)
 
 
+def test_generated_pictures_stand_side_by_side_and_tables_without_pictures_are_refused(tmp_path):
+    encoded = encode_png(np.full((20, 30, 3), 200, np.uint8))
+    row = {f.name: "x" if pa.types.is_string(f.type) else 1 for f in schemas.GENERATED.fields} | {"error": ""}
+    rows = [row | {"generated_id": str(i), "image": {"bytes": encoded, "path": ""}} for i in range(8)]
+    for table, some in (("generated", rows), ("rejected", [dict.fromkeys(schemas.REJECTED.schema.names, "x")])):
+        output = Dataset(tmp_path / table)
+        plan = make_plan(output, pa.table({"row_id": ["x"]}), table=table, content={}, rows_per_shard=1)
+        data = pa.Table.from_pylist(some, schema=schemas.TABLES[table].schema)
+        output.shard(plan.pending[0]).write_bytes(parquet_bytes(data))
+    assert sheet(Dataset(tmp_path / "generated"), 8).shape[:2] == (6 + 2 * 182, 6 + 6 * 166)
+    with pytest.raises(UsageError, match="holds no pictures to show"):
+        sheet(Dataset(tmp_path / "rejected"), 8)
+
+
 def show(monkeypatch, capfd, *argv: object) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["show.py", *map(str, argv)])
     monkeypatch.syspath_prepend(str(JOBS))

@@ -13,6 +13,7 @@ Cells = tuple[list[np.ndarray | None], list[str]]
 """A row of the sheet: pictures and their captions."""
 
 _MOST_ROWS = 200
+_IN_A_LINE = 6
 
 
 def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None) -> np.ndarray:
@@ -36,7 +37,7 @@ def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None) -> np.ndar
     elif table == "tuples":
         made = [_views(dataset, place) for place in places]
     else:
-        made = [_plain(dataset, place) for place in places]
+        made = _in_lines([_plain(dataset, place) for place in places])
     return contact_sheet([pictures for pictures, _ in made], [captions for _, captions in made])
 
 
@@ -88,6 +89,14 @@ def _plain(dataset: Dataset, place: tuple[str, int]) -> Cells:
     pictures = [_outlined(row[name], None) for name in picture_columns(schema_of(dataset)) if "." not in name]
     said = [str(row[name]) for name in ("identity_id", "method", "prompt_index", "prompt") if row.get(name) is not None]
     return pictures, [row.get("error") or " ".join(said)] * len(pictures)
+
+
+def _in_lines(cells: list[Cells]) -> list[Cells]:
+    """Rows of one picture or two as fewer, longer ones."""
+    pictures = [picture for some, _ in cells for picture in some]
+    captions = [caption for _, some in cells for caption in some]
+    starts = range(0, len(pictures), _IN_A_LINE)
+    return [(pictures[i : i + _IN_A_LINE], captions[i : i + _IN_A_LINE]) for i in starts]
 
 
 def _view_places(tuples: Dataset) -> dict[str, tuple[str, int, int]]:
