@@ -291,6 +291,22 @@ def test_answers_of_another_shape_and_models_that_cannot_be_loaded_say_so(tmp_pa
     assert f"mask_model {broken} cannot be loaded" in said(broken)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"size": {"shortest_edge": 64}}, "resizes to {'shortest_edge': 64}"),
+        ({"size": {"height": 64, "width": 32}}, "expected one that resizes to a square"),
+        ({"size": 64, "do_normalize": False}, "skips do_normalize"),
+        ({"size": 64, "do_center_crop": True}, "and crops"),
+    ],
+)
+def test_a_preprocessor_that_makes_anything_but_squares_is_refused(tmp_path, wrong, said):
+    folder = foreground_folder(tmp_path / "model")
+    (folder / "preprocessor_config.json").write_text(json.dumps(wrong))
+    given = {"mask_method": "birefnet", "mask_model": str(folder), "mask_trust_remote_code": True}
+    assert said in refusal(**given)
+
+
 def test_sam2_gives_the_chosen_of_the_models_own_masks(sam2_folder):
     import torch
     from transformers import Sam2Model

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nearid_ray import job
@@ -64,7 +64,7 @@ def run_masks(settings: Masks) -> job.Job:
         needs_ray=bool(todo),
     ) as running:
         # Errors of rows came with the tuples; what this job can fail at is finding masks.
-        own_limit = RunSettings(**{**vars(settings.run), "max_error_share": 1.0})
+        own_limit = replace(settings.run, max_error_share=1.0)
         job.report_run(running, output, remask(tuples, output, plan, task, own_limit))
         facts = remask_facts(tuples, output, settings.remask)
         running.summary |= facts

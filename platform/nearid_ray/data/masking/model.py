@@ -23,7 +23,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2
 _DECIDING = (".json", ".py", ".safetensors", ".bin")
 """Endings of the files of a folder that decide what its model computes."""
@@ -52,20 +52,26 @@ class ModelPlace:
         return {"mask_model": Path(self.place).name if self.is_folder else self.spec, "mask_revision": self.revision}
 
     def pixels(self, image_px: int) -> "PixelSettings":
-        """How pictures become the model's input: what its preprocessor's file says, else `image_px` and ImageNet's
-        mean and deviation. UsageError where the file says another size than a square."""
+        """How pictures become the model's input: what its preprocessor's file says, else squares of `image_px`,
+        bilinear, ImageNet's mean and deviation. UsageError where the file asks for anything but that kind."""
         from nearid_ray.models.backbone import PixelSettings
 
-        size = self.preprocessor.get("size") or {"height": image_px, "width": image_px}
-        side = size if isinstance(size, int) else size.get("height", 0)
-        if not side or (isinstance(size, dict) and size.get("width") != side):
-            raise UsageError(f"mask_model {self.spec}: its preprocessor resizes to {size}; expected height = width")
+        said = {name: value for name, value in self.preprocessor.items() if value is not None}
+        size = said.get("size", image_px)
+        height, width = (size, size) if isinstance(size, int) else (size.get("height"), size.get("width"))
+        off = [name for name in ("do_resize", "do_rescale", "do_normalize") if not said.get(name, True)]
+        if off or not height or height != width or said.get("do_center_crop"):
+            does = f"skips {', '.join(off)}" if off else f"resizes to {size}"
+            raise UsageError(
+                f"mask_model {self.spec}: its preprocessor {does}{' and crops' if said.get('do_center_crop') else ''}; "
+                "expected one that resizes to a square, rescales and normalises"
+            )
         return PixelSettings(
-            image_px=int(side),
-            resample=int(self.preprocessor.get("resample") or _BILINEAR),
-            scale=float(self.preprocessor.get("rescale_factor") or 1 / 255),
-            mean=tuple(float(v) for v in self.preprocessor.get("image_mean") or _IMAGENET["image_mean"]),
-            std=tuple(float(v) for v in self.preprocessor.get("image_std") or _IMAGENET["image_std"]),
+            image_px=int(height),
+            resample=int(said.get("resample", _BILINEAR)),
+            scale=float(said.get("rescale_factor", 1 / 255)),
+            mean=tuple(float(value) for value in said.get("image_mean", _IMAGENET_MEAN)),
+            std=tuple(float(value) for value in said.get("image_std", _IMAGENET_STD)),
         )
 
 
