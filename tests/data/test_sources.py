@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 import threading
 from pathlib import Path
 
@@ -262,6 +263,14 @@ def test_a_saved_dataset_that_misses_a_file_is_refused(tmp_path):
     assert f"give its folder, {saved}" in refusal(saved / "data-00000-of-00002.arrow")
     (saved / "data-00001-of-00002.arrow").unlink()
     assert "the saved dataset cannot be opened" in refusal(saved)
+
+
+def test_without_the_datasets_package_parquet_is_read_and_the_rest_asks_for_it(tmp_path, monkeypatch):
+    saved, parquet = as_saved(tmp_path), as_parquet(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert len(open_rows(parquet)) == 5
+    for source in (saved, "owner/name"):
+        assert "read by the package `datasets`, which is not installed" in refusal(source)
 
 
 def test_a_folder_here_wins_over_a_hub_id_and_the_hub_says_why_it_cannot_answer(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ _BYTES_PER_SHARD = 24 << 20
 """Aim for shards of this size, so that a kill costs little and row groups stay small."""
 
 _IDENTITIES_TO_MASK = 4
-"""Identities in a shard where masks are looked for, which takes seconds an identity: small folders then use all cores."""
+"""Identities in a shard where masks are looked for, which takes seconds each: small folders then use all cores."""
 
 
 @dataclass(frozen=True)

@@ -298,14 +298,22 @@ def _from_pattern(origin: _Origin, place: Location) -> RowSource:
     return ParquetRows(origin, place.uri, ParquetFiles(place.uri, [folder.child(name) for name in names]), folder)
 
 
+def _datasets(what: str) -> Any:
+    """The library, imported where it is needed: it is slow to import, and not everybody has it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError(f"{what} is read by the package `datasets`, which is not installed ({error})") from error
+    return datasets
+
+
 def _from_disk(origin: _Origin, place: Location) -> RowSource:
     if not place.is_local:
         raise UsageError(
             f"{place.uri} was written by `save_to_disk`, which can be read from a local disk alone; copy the folder to "
             "a disk, or write Parquet with `to_parquet` instead"
         )
-    import datasets
-
+    datasets = _datasets(place.uri)
     try:
         loaded = datasets.load_from_disk(place.path)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
@@ -318,8 +326,7 @@ def _from_disk(origin: _Origin, place: Location) -> RowSource:
 
 
 def _from_hub(origin: _Origin) -> RowSource:
-    import datasets
-
+    datasets = _datasets(f"{origin.source} is no path that exists; as a hub id it")
     name, revision = origin.source, origin.revision
     asked = f"{name} at revision {revision}" if revision else name
     try:
