@@ -169,7 +169,9 @@ def _load(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"the picture claims too many pixels: {error}") from error
     except Exception as error:  # decoders raise almost anything on hostile bytes
-        raise ValueError("not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
+        raise ValueError(
+            "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF), or broken from its start"
+        ) from error
     if image.width * image.height > max_pixels:
         raise ValueError(
             f"the picture claims {image.width} x {image.height} pixels; expected at most {max_pixels:,} in all"
