@@ -19,7 +19,7 @@ from schemas import DISTRACTORS, TUPLES
 SIZE_PX = 32
 ENGINES = ("redraw", "recolor")
 
-_KINDS = {pa.string(): "", pa.int32(): 0, pa.int64(): 0, pa.float32(): 0.0}
+_KINDS = {pa.string(): "", pa.int32(): 0, pa.int64(): 0, pa.float32(): 0.0, pa.bool_(): False}
 
 
 def noise(seed: int, size_px: int = SIZE_PX) -> np.ndarray:

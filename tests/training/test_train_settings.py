@@ -2,11 +2,17 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 
+from nearid_ray import presets
 from nearid_ray.errors import UsageError
+from nearid_ray.settings import build, flat_fields
+from nearid_ray.stages.train import Train, run_name
+from nearid_ray.training.losses import OBJECTIVE_NAMES
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
+from nearid_ray.training.sources import OnlineSettings, token_source
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,67 @@ def test_planned_steps_follow_epochs_or_max_steps_and_must_exceed_warm_up() -> N
     assert TrainSettings(epochs=3, max_steps=50, warmup_steps=10).planned_steps(7) == 50
     with pytest.raises(UsageError, match="warmup_steps 100 must be below the number of steps, which is 77"):
         TrainSettings(epochs=11).planned_steps(7)
+
+
+@pytest.mark.parametrize("name", presets.TRAIN)
+def test_every_preset_is_a_training(name: str) -> None:
+    job = build(Train, {"tokens": ("a",), "output": "b", **presets.TRAIN[name]()}, name)
+    (run,) = job.runs().values()
+    assert (run.weight_decay, run.clip, run.epochs, run.distractors) == (1e-4, 1.0, 11, "views")
+    assert (run.anchor_mask_probability, run.positive_mask_probability, run.distractor_mask_probability) == (
+        (0.5, 0.2, 0.6)
+    )
+    if name != "toybox":
+        assert (run.learning_rate, run.global_batch, run.warmup_steps) == (1e-4, 128, 100)
+        assert job.online.backbone == "google/siglip2-so400m-patch14-384"
+
+
+def test_the_presets_of_the_papers_tables() -> None:
+    objectives = {
+        build(TrainSettings, known(presets.TRAIN[f"table3/{name}"]())).make_objective() for name in OBJECTIVE_NAMES
+    }
+    assert len(objectives) == len(OBJECTIVE_NAMES) == 8
+    rows = {
+        name: build(TrainSettings, known(presets.TRAIN[f"table6/{name}"]()))
+        for name in ("nearid+mtg", "nearid-only", "mtg-only", "single-engine")
+    }
+    assert [row.repeats for row in rows.values()] == [("mtg=4",), (), ("mtg=8",), ()]
+    assert [len(row.engines) for row in rows.values()] == [5, 4, 1, 1]
+    assert [row.sources for row in rows.values()] == [("nearid", "mtg"), ("nearid",), ("mtg",), ("nearid",)]
+    assert rows["single-engine"].engines == ("flux-fill-512",)
+    # (18,786 + 4 x 5,000) / 128, eleven times: the paper's "about 3,344 steps".
+    assert rows["nearid+mtg"].planned_steps(math.ceil((18_786 + 4 * 5_000) / 128)) == 3344
+
+
+def known(preset: dict[str, Any]) -> dict[str, Any]:
+    """What a preset says of the training itself."""
+    return {name: value for name, value in preset.items() if name in flat_fields(TrainSettings)}
+
+
+def test_runs_are_named_by_objective_and_alpha() -> None:
+    job = Train(tokens=("a",), output="b", alphas=(0.0, 0.5), training=TrainSettings(objective="circle-rank"))
+    assert list(job.runs()) == ["circle-rank-alpha-0", "circle-rank-alpha-0.5"]
+    assert run_name(TrainSettings(objective="infonce")) == "infonce"
+    with pytest.raises(UsageError, match="objective infonce has no option alpha"):
+        Train(tokens=("a",), output="b", alphas=(0.1,), training=TrainSettings(objective="infonce")).runs()
+
+
+def test_a_default_that_is_written_out_is_the_same_setting() -> None:
+    TrainSettings(alpha=0.5, temperature=0.07).check_same(TrainSettings().resolved())
+    with pytest.raises(UsageError, match=r"objective 'nearid' then, 'siglip-rank' now"):
+        TrainSettings(objective="siglip-rank").check_same(TrainSettings().resolved())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "online", "said"),
+    [
+        (("a", "online"), OnlineSettings(tuples=("t",)), "expected token caches, or `online` alone"),
+        (("online",), OnlineSettings(), "give --tuples and --distractor-data"),
+        (("a",), OnlineSettings(tuples=("t",)), "go with --tokens online"),
+    ],
+)
+def test_tokens_are_caches_or_online(tokens: tuple[str, ...], online: OnlineSettings, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        token_source(tokens, online)
+    with pytest.raises(UsageError, match="tuples names 1 datasets, distractor_data 2"):
+        OnlineSettings(tuples=("a",), distractor_data=("b", "c"))

@@ -15,6 +15,7 @@ from nearid_ray.training.losses import (
     Reduction,
     make_objective,
 )
+from nearid_ray.training.objectives.make import options_of
 from nearid_ray.training.selection import DistractorScope, SelectionSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -156,9 +157,9 @@ class TrainSettings:
         return make_objective(self.objective, ObjectiveOptions(**{name: getattr(self, name) for name in OPTIONS}))
 
     def resolved(self) -> dict[str, Any]:
-        """All settings as a JSON-like dictionary, the objective's options with the values they have."""
-        objective = self.make_objective()
-        return to_dict(self) | {name: getattr(objective, name, None) for name in OPTIONS}
+        """All settings as a JSON-like dictionary, the objective's options with the values they have, others None."""
+        objective, mine = self.make_objective(), options_of(self.objective)
+        return to_dict(self) | {name: getattr(objective, name) if name in mine else None for name in OPTIONS}
 
     def check_same(self, saved: Mapping[str, Any]) -> None:
         """Raises UsageError when saved settings (`resolved`) differ from these, naming the fields."""

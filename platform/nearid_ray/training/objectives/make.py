@@ -81,6 +81,11 @@ _RECIPES: Mapping[ObjectiveName, _Recipe] = {
 }
 
 
+def options_of(name: ObjectiveName) -> tuple[str, ...]:
+    """The options an objective has."""
+    return _RECIPES[name].options
+
+
 def make_objective(name: ObjectiveName, options: ObjectiveOptions | None = None, **named: Any) -> GlobalObjective:
     """An objective of Table 3 of arXiv 2604.01973 by its name.
 
