@@ -29,6 +29,7 @@ from schemas import TOKENS_INDEX
 TOKENS_FOLDER = "tokens"
 BACKBONE_FILE = "backbone.json"
 HEAD_FILE = "head.safetensors"
+POOLING_FILE = "pooling.safetensors"
 BLANK_FILE = "blank.arrow"
 
 _RANGED_READS = 16
@@ -209,10 +210,21 @@ class TokenCache:
         return self._blank_TD
 
     def head_state(self) -> dict[str, Any]:
-        """Weights of the backbone's own attention-pooling head, as torch tensors in float32."""
+        """Weights of the attention-pooling head that training starts from, as torch tensors in float32: the backbone's
+        own, or a new one where it has none."""
+        return self._weights(HEAD_FILE)
+
+    def pooling(self) -> Any:
+        """The frozen backbone's own way from tokens to an embedding, a torch module in float32."""
+        from nearid_ray.models.backbone import pooling_of
+
+        own_head = self.backbone.get("pooling", "attention") == "attention"
+        return pooling_of(self.backbone, self._weights(HEAD_FILE if own_head else POOLING_FILE))
+
+    def _weights(self, name: str) -> dict[str, Any]:
         from safetensors.torch import load
 
-        place = self._place.child(HEAD_FILE)
+        place = self._place.child(name)
         if not place.exists():
             raise UsageError(f"{place.uri} is missing; {AGAIN}")
         return load(place.read_bytes())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nearid_ray import cluster
@@ -24,20 +24,19 @@ from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.augment import AugmentSettings
-from nearid_ray.embedding.cache import BACKBONE_FILE, BLANK_FILE, HEAD_FILE, TOKENS_FOLDER
+from nearid_ray.embedding.cache import BACKBONE_FILE, BLANK_FILE, HEAD_FILE, POOLING_FILE, TOKENS_FOLDER
 from nearid_ray.embedding.pictures import PLACES, Pictures, model_picture
 from nearid_ray.embedding.plan import EmbedSettings, plan_embed, pooled_settings
 from nearid_ray.embedding.shards import Stored, item_bytes, tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import Backbone, PixelSettings, Precision, load_backbone, resolve_dtype
-from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.settings import dump_json
 from schemas import EMBEDDINGS, TOKENS_INDEX
 
 What = Literal["tokens", "pooled"]
 
 FROZEN = "frozen"
-"""The scorer whose head is the backbone's own."""
+"""The scorer that is the backbone's own pooling."""
 
 _READ = (*PLACES, "image_id", "masked", "draw")
 """What `prepare` needs of a work row."""
@@ -82,22 +81,30 @@ class EmbedTask:
     pixels: PixelSettings
     augment: AugmentSettings
     stored: Stored = "float16"
+    image_px: int | None = None
+    """Side asked for; None: that of the preprocessor."""
     uses_model: bool = True
     _backbone: Backbone | None = field(default=None, repr=False)
-    _head: AttentionPoolingHead | None = field(default=None, repr=False)
+    _pooling: nn.Module | None = field(default=None, repr=False)
 
     def setup(self) -> None:
         """Load the backbone; UsageError when it is not the one the plan was made with."""
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        backbone = load_backbone(self.spec, revision=self.revision, dtype=self.dtype, device=_device())
+        backbone = load_backbone(
+            self.spec,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=_device(),
+            image_px=self.image_px,
+        )
         if backbone.fingerprint != self.fingerprint:
             raise UsageError(
                 f"the backbone {self.spec} of this worker has the fingerprint {backbone.fingerprint}, that of the "
                 f"driver {self.fingerprint}; give a path that all nodes share, or a hub id with a revision"
             )
         self._backbone = backbone
-        self._head = backbone.head().to(backbone.device).eval() if self.what == "pooled" else None
+        self._pooling = backbone.pooling().to(backbone.device).eval() if self.what == "pooled" else None
 
     def prepare(self, work: pa.Table) -> Prepared:
         """Pictures of the items, read, decoded and augmented; each picture is decoded once."""
@@ -118,7 +125,7 @@ class EmbedTask:
         backbone = self._loaded()
         errors = list(prepared.errors)
         good = [place for place, error in enumerate(errors) if not error]
-        shape = (backbone.tokens, backbone.width) if self.what == "tokens" else (backbone.width,)
+        shape = (backbone.tokens, backbone.width) if self.what == "tokens" else (backbone.pooled_width,)
         value_N = np.zeros((len(errors), *shape), np.float16 if self.what == "tokens" else np.float32)
         for start in range(0, len(good), self.batch_size):
             places = good[start : start + self.batch_size]
@@ -140,10 +147,10 @@ class EmbedTask:
 
     def _embedded(self, image_BSS3: Tensor) -> Tensor:
         tokens_BTD = self._loaded().tokens_of(self.pixels.normalised(image_BSS3))
-        if self._head is None:
+        if self._pooling is None:
             return tokens_BTD.to(torch.float16)
         with torch.inference_mode():
-            return functional.normalize(self._head(tokens_BTD.float()), dim=1)
+            return functional.normalize(self._pooling(tokens_BTD.float()), dim=1)
 
     def _loaded(self) -> Backbone:
         if self._backbone is None:
@@ -177,7 +184,7 @@ def plan_embedding(
     Needs a Ray session for a new output alone, to see what the workers compute on.
 
     Args:
-        what: `tokens` (read them with `TokenCache.open`), or `pooled`: unit embeddings by the backbone's own head
+        what: `tokens` (read them with `TokenCache.open`), or `pooled`: unit embeddings by the backbone's own pooling
             (scorer "frozen") of the clean images, condition "full" and with `settings.masked` also "foreground".
         tuples, distractors: URIs of finished datasets; without distractors only views are embedded.
         output: where it goes.
@@ -198,10 +205,10 @@ def plan_embedding(
         _check_complete(dataset)
     work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
     dtype = _precision(output, settings, run)
-    backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype)
+    backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype, image_px=settings.image_px)
     _check_backbone(output, backbone)
     shape = (backbone.tokens, backbone.width)
-    row_bytes = item_bytes(*shape, settings.stored) if what == "tokens" else 4 * backbone.width
+    row_bytes = item_bytes(*shape, settings.stored) if what == "tokens" else 4 * backbone.pooled_width
     plan = make_plan(
         output,
         work,
@@ -223,6 +230,7 @@ def plan_embedding(
         pixels=backbone.pixels,
         augment=settings.augment,
         stored=settings.stored,
+        image_px=settings.image_px,
     )
     return PlannedEmbedding(task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected))
 
@@ -273,6 +281,8 @@ def _write_backbone(output: Dataset, backbone: Backbone, what: What) -> None:
 
     output.location.child(BACKBONE_FILE).write_bytes(dump_json(backbone.describe()))
     output.location.child(HEAD_FILE).write_bytes(save(backbone.head_state()))
+    if not backbone.has_own_head:
+        output.location.child(POOLING_FILE).write_bytes(save(backbone.pooling_state()))
     blank = output.location.child(BLANK_FILE)
     if what == "tokens" and not blank.exists():
         tokens_1TD = backbone.tokens_of(backbone.preprocess([np.full((8, 8, 3), _GREY, np.uint8)]))
@@ -286,13 +296,13 @@ def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
         "What a frozen backbone says of every view and distractor: its tokens after the last layer norm, float16, in "
         "`tokens/*.arrow`; the rows here are their index."
         if what == "tokens"
-        else "Unit embeddings of every view and distractor by a frozen backbone with its own attention-pooling head."
+        else "Unit embeddings of every view and distractor by a frozen backbone with its own pooling."
     )
     splits = sorted(planned.items_by_split.items())
     facts = {
         "backbone": name,
         "revision": backbone.revision or "(a folder)",
-        "shape of an item": f"{backbone.tokens} x {backbone.width}" if what == "tokens" else str(backbone.width),
+        "shape of an item": f"{backbone.tokens} x {backbone.width}" if what == "tokens" else str(backbone.pooled_width),
         "items": summary.rows,
         "items with an error": summary.errors,
         "left out": planned.left_out,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow.compute as pc
+from torch import nn
 
 from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan
@@ -17,17 +18,16 @@ from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import HeadTask, plan_heads
 from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
 from nearid_ray.models.checkpoint import load_head
-from nearid_ray.models.head import AttentionPoolingHead
 
 FROZEN = "frozen"
-"""Scorer name of the backbone's own head."""
+"""Scorer name of the backbone's own pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorers:
     """Heads by scorer, and the engines the trained ones have seen."""
 
-    heads: dict[str, AttentionPoolingHead]
+    heads: dict[str, nn.Module]
     train_engines: tuple[str, ...]
 
 
@@ -62,9 +62,7 @@ def load_scorers(cache: TokenCache, heads: Mapping[str, str | Location]) -> Scor
         UsageError: a folder holds no head, or the head of another backbone.
     """
     backbone = cache.backbone
-    loaded = {
-        FROZEN: AttentionPoolingHead.from_state_dict(cache.head_state(), backbone["heads"], backbone["layer_norm_eps"])
-    }
+    loaded: dict[str, nn.Module] = {FROZEN: cache.pooling()}
     engines: set[str] = set()
     for name, folder in heads.items():
         head, card = load_head(folder, backbone["fingerprint"])
