@@ -94,7 +94,7 @@ def plan_ingest(importer: Importer, output: Dataset) -> Plan:
         output,
         work,
         table=importer.table.name,
-        content={"source": importer.source, **importer.content()},
+        content={"source": importer.source, **importer.content(), **_masking(importer)},
         rows_per_shard=_rows_per_shard(importer),
     )
     write_rejected(output, "ingest", rejected)
@@ -121,6 +121,11 @@ def ingest_task(importer: Importer) -> ShardTask:
     if isinstance(importer, RowImporter):
         return RowsTask(importer)
     raise TypeError(f"{type(importer).__name__} is neither a PictureImporter nor a RowImporter")
+
+
+def _masking(importer: Importer) -> dict[str, Any]:
+    """What decides the masks that are looked for; how fast they are looked for does not."""
+    return {"masking": make_masker(importer.masking).describe()} if isinstance(importer, PictureImporter) else {}
 
 
 def _rows_per_shard(importer: Importer) -> int:

@@ -67,6 +67,8 @@ class DecodedView:
     mask_HW: np.ndarray | None = None
     part_mask_HW: np.ndarray | None = None
     mask_source: str = "none"
+    mask_error: str = ""
+    """Why no mask was found."""
     error: str = ""
 
 
@@ -91,15 +93,17 @@ def decode_view(raw: RawView) -> DecodedView:
 
 
 def find_masks(views: Sequence[DecodedView], masker: Masker) -> None:
-    """Give a mask to every readable view that has none; the masker's failures become the views' errors."""
+    """Give a mask to every readable view that has none.
+
+    Where none can be found the view keeps its picture and stays without; `mask_error` says why.
+    """
     bare = [view for view in views if not view.error and view.mask_HW is None]
     found = masker.masks([view.image_HW3 for view in bare if view.image_HW3 is not None])
     for view, mask in zip(bare, found, strict=True):
-        view.mask_source = masker.name
         if isinstance(mask, ValueError):
-            view.error = str(mask)
+            view.mask_error = str(mask)
         elif mask is not None:
-            view.mask_HW = mask
+            view.mask_source, view.mask_HW = masker.name, mask
 
 
 def view_row(view: DecodedView, size_px: int) -> dict[str, Any]:
@@ -108,6 +112,8 @@ def view_row(view: DecodedView, size_px: int) -> dict[str, Any]:
     provenance = dict(raw.provenance)
     if raw.image is not None:
         provenance["sha256"] = content_hash(raw.image)
+    if view.mask_error:
+        provenance["mask_error"] = view.mask_error
     row["prompt"] = raw.prompt
     try:
         if view.error or view.image_HW3 is None:

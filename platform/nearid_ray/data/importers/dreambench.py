@@ -21,7 +21,6 @@ from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.store import locate
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import StoreError, UsageError
-from nearid_ray.settings import to_dict
 
 SOURCE = "dreambench"
 CATEGORIES = ("animal", "human", "object", "style")
@@ -154,7 +153,7 @@ class DreambenchImporter(PictureImporter):
     def content(self) -> dict[str, Any]:
         s = self.settings
         where = {"root": self._folder.uri, "images": s.images, "captions": s.captions, "names_from": s.names_from}
-        return {**where, "masking": to_dict(s.masking), "size_px": s.size_px, "split": s.split}
+        return {**where, "size_px": s.size_px, "split": s.split}
 
     def facts(self) -> dict[str, Any]:
         return self._facts

@@ -28,7 +28,6 @@ from nearid_ray.data.store import Dataset
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash
-from nearid_ray.settings import to_dict
 from schemas import DISTRACTORS
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -109,7 +108,7 @@ class MtgImporter(PictureImporter):
 
     def content(self) -> dict[str, Any]:
         s = self.settings
-        return {"table": self._splits[s.splits[0]].uri, "masking": to_dict(s.masking), "size_px": s.size_px}
+        return {"table": self._splits[s.splits[0]].uri, "size_px": s.size_px}
 
     def list_records(self) -> tuple[list[Record], list[Rejected]]:
         """(records, rejected) without reading a picture. Rejected are rows with neither original.

@@ -17,7 +17,6 @@ from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.sources import RowSource, open_rows
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import UsageError
-from nearid_ray.settings import to_dict
 
 HUB_ID = "Aleksandar/NearID"
 
@@ -105,7 +104,6 @@ class NearidImporter(PictureImporter):
         return {
             "table": self._rows.uri,
             "table_fingerprint": self._rows.fingerprint(),
-            "masking": to_dict(s.masking),
             "size_px": s.size_px,
             **splits,
         }

@@ -20,7 +20,6 @@ from nearid_ray.data.store import locate
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
-from nearid_ray.settings import to_dict
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """Endings of photos, in any case."""
@@ -105,7 +104,7 @@ class PhotosImporter(PictureImporter):
         splits: dict[str, Any] = {"split": s.split}
         if s.split == "random":
             splits |= {"val_share": s.val_share, "test_share": s.test_share, "split_seed": s.split_seed}
-        return {"root": self._folder.uri, "masking": to_dict(s.masking), "size_px": s.size_px, **splits}
+        return {"root": self._folder.uri, "size_px": s.size_px, **splits}
 
     def facts(self) -> dict[str, Any]:
         return {"identities_without_category": self.without_category}

@@ -33,7 +33,6 @@ from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.masks import rendered_mask
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import StoreError, UsageError
-from nearid_ray.settings import to_dict
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -106,7 +105,6 @@ class SyncdImporter(PictureImporter):
         s = self.settings
         return {
             "root": self._folder.uri,
-            "masking": to_dict(s.masking),
             "mask_above": s.mask_above,
             "size_px": s.size_px,
             "split": s.split,

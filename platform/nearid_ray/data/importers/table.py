@@ -18,7 +18,6 @@ from nearid_ray.data.masking import MaskSettings
 from nearid_ray.data.sources import open_rows
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import UsageError
-from nearid_ray.settings import to_dict
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _TEXTS = ("category", "description", "object_kind", "objaverse_id")
@@ -157,7 +156,6 @@ class TableImporter(PictureImporter):
             "masks": list(s.mask_columns),
             "prompts": list(s.prompts),
             "texts": s.text_columns,
-            "masking": to_dict(s.masking),
             "size_px": s.size_px,
         }
 
