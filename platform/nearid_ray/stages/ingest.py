@@ -8,6 +8,7 @@ from nearid_ray.data.importers.importer import Importer
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import ingest, plan_ingest
+from nearid_ray.data.mask_report import list_masks, mask_facts
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
@@ -21,6 +22,7 @@ from nearid_ray.stages.ingest_published import (
 )
 from nearid_ray.stages.ingest_tables import IngestNearid, IngestNearidDistractors, IngestTable
 from nearid_ray.tracking import TrackingSettings
+from schemas import TUPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +96,7 @@ def run_ingest(settings: IngestSettings) -> job.Job:
     ) as running:
         job.report_run(running, output, ingest(importer, output, plan, settings.run))
         running.summary |= importer.facts()
+        if importer.table is TUPLES:
+            facts = mask_facts(list_masks(output))
+            running.summary |= {name: facts[name] for name in ("views", "views_without_mask", "mask_source")}
     return running
