@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -25,6 +24,7 @@ from nearid_ray.errors import UsageError
 from nearid_ray.models.checkpoint import HeadCard, load_head, save_head
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.checkpoints import last_checkpoint, read_checkpoint
+from nearid_ray.training.history import HistoryRow, read_history
 from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.outputs import TrainedHead, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
@@ -65,8 +65,19 @@ def cache_uri(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session: None, cache_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedHead]:
-    return train_many(RUNS, tokens=cache_uri, storage=str(storage(tmp_path_factory)), name="runs")
+def followed() -> list[tuple[str, HistoryRow]]:
+    """What reached the driver while the undisturbed runs went on."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_session: None, cache_uri: str, tmp_path_factory: pytest.TempPathFactory, followed: list[tuple[str, HistoryRow]]
+) -> dict[str, TrainedHead]:
+    def follow(name: str, rows: list[HistoryRow]) -> None:
+        followed.extend((name, row) for row in rows)
+
+    return train_many(RUNS, tokens=cache_uri, storage=str(storage(tmp_path_factory)), name="runs", on_rows=follow)
 
 
 def storage(factory: pytest.TempPathFactory) -> Path:
@@ -97,6 +108,13 @@ def test_two_workers_train_the_heads_of_one_process_for_a_hundred_steps(
         assert len(losses) == 100 and sum(losses[-5:]) < sum(losses[:5])
     difference = undisturbed["alpha 0"].last_head["probe"] - undisturbed["alpha 0.5"].last_head["probe"]
     assert difference.abs().max() > 1e-3
+
+
+def test_every_row_reaches_the_driver_once(
+    undisturbed: dict[str, TrainedHead], followed: list[tuple[str, HistoryRow]]
+) -> None:
+    for name, trained in undisturbed.items():
+        assert [row for other, row in followed if other == name] == trained.history
 
 
 def test_a_killed_worker_is_replaced_and_the_heads_come_out_the_same(
@@ -231,6 +249,6 @@ def test_outputs_hold_both_heads_and_the_history(
     last, card = load_head(str(tmp_path / "last"))
     assert_same(trained.last_head, last.state_dict(), 0)
     assert card.metrics["step"] == 100 and card.metrics["val_ssr"] == trained.history[-1].val_ssr
-    history = pyarrow.csv.read_csv(tmp_path / "history.csv")
-    assert history["step"].to_pylist() == list(range(101))
-    assert history["loss"].to_pylist() == [row.loss for row in trained.history]
+    history = read_history((tmp_path / "history.csv").read_bytes())
+    assert [row.step for row in history] == list(range(101)) and set(history[5].parts) == {"disc", "rank", "cohesion"}
+    assert [row.flat() for row in history[1:]] == [row.flat() for row in trained.history[1:]]

@@ -22,7 +22,7 @@ from nearid_ray.stages.ingest import IngestPhotos, IngestToybox, run_ingest
 from nearid_ray.stages.report import Report, run_report
 from nearid_ray.stages.synthesize import Synthesize, run_synthesize
 from nearid_ray.stages.train import HEADS_FOLDER, Train, run_train
-from nearid_ray.synthesis.synthesize import SynthesisSettings
+from nearid_ray.synthesis.settings import SynthesisSettings
 from nearid_ray.tracking import TrackingSettings, prepare_store, without_password
 from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings

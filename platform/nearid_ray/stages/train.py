@@ -3,9 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-
 from nearid_ray import job
 from nearid_ray.cluster import Terminated
 from nearid_ray.data.plan import differences
@@ -15,6 +12,8 @@ from nearid_ray.identifiers import settings_digest
 from nearid_ray.models.checkpoint import load_head
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
+from nearid_ray.training.following import OnRows
+from nearid_ray.training.history import HistoryRow, read_history
 from nearid_ray.training.loop import origin_of
 from nearid_ray.training.outputs import BEST, HISTORY, save_trained
 from nearid_ray.training.planning import described_plan
@@ -103,12 +102,19 @@ def run_train(settings: Train) -> job.Job:
         inputs=source.describe(),
         needs_ray=not done,
     ) as running:
+        told: set[tuple[str, int]] = set()
+
+        def tell(name: str, rows: list[HistoryRow]) -> None:
+            fresh = [row for row in rows if (name, row.step) not in told]
+            told.update((name, row.step) for row in fresh)
+            running.tracker.history([_named(row.flat(), f"{name}." if len(runs) > 1 else "") for row in fresh])
+
         if not done:
-            _train(settings, output, source, cache, runs, content)
+            _train(settings, output, source, cache, runs, content, tell)
         running.summary |= {"trained_before": done}
         for name in runs:
-            rows = _history(output, name)
-            running.tracker.history([_named(row, f"{name}." if len(runs) > 1 else "") for row in rows])
+            rows = read_history(output.child(HEADS_FOLDER, name, HISTORY).read_bytes())
+            tell(name, rows)  # what an earlier call trained
             running.summary[name] = _summary(output, name, rows)
     return running
 
@@ -125,10 +131,17 @@ def _train(
     cache: Cache,
     runs: dict[str, TrainSettings],
     content: dict[str, Any],
+    on_rows: OnRows,
 ) -> None:
     try:
         trained = train_many(
-            runs, tokens=source, storage=output, name="checkpoints", init=settings.init, where=settings.where
+            runs,
+            tokens=source,
+            storage=output,
+            name="checkpoints",
+            init=settings.init,
+            where=settings.where,
+            on_rows=on_rows,
         )
     except SystemExit as ended:  # Ray Train's answer to Ctrl-C and SIGTERM
         raise (Terminated if Terminated.received else KeyboardInterrupt) from ended
@@ -138,24 +151,21 @@ def _train(
     output.child("settings.json").write_bytes(dump_json(stored))  # last: it says that the rest is complete
 
 
-def _history(output: Location, name: str) -> list[dict[str, Any]]:
-    data = output.child(HEADS_FOLDER, name, HISTORY).read_bytes()
-    return pyarrow.csv.read_csv(pa.BufferReader(data)).to_pylist()
-
-
 def _named(row: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name if name == "step" else prefix + name: value for name, value in row.items()}
 
 
-def _summary(output: Location, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(output: Location, name: str, rows: list[HistoryRow]) -> dict[str, Any]:
     _, card = load_head(head_folder(output, name))
-    speeds = [row["samples_per_s"] for row in rows if row["samples_per_s"]]
+    speeds = sorted(row.samples_per_s for row in rows if row.samples_per_s)
+    memory = [row.device_gib for row in rows if row.device_gib is not None]
     return {
         "best_step": card.metrics["step"],
-        "steps": max(row["step"] for row in rows),
+        "steps": max(row.step for row in rows),
         "val_ssr": card.metrics["val_ssr"],
         "val_pa": card.metrics["val_pa"],
-        "samples_per_s": round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
+        "samples_per_s": round(speeds[len(speeds) // 2]) if speeds else None,
+        **({"device_gib": round(max(memory), 2)} if memory else {}),
     }
 
 

@@ -1,10 +1,11 @@
 """What a run's steps did: one row a step, as the history file, the curves and MLflow hold it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +56,23 @@ def history_table(history: Sequence[HistoryRow]) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     types = {"step": pa.int64()}
     return pa.table({name: pa.array([row.get(name) for row in rows], types.get(name, pa.float64())) for name in names})
+
+
+def history_csv(history: Sequence[HistoryRow]) -> pa.Buffer:
+    """The table as a CSV file."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(history_table(history), sink)
+    return sink.getvalue()
+
+
+def read_history(data: bytes) -> list[HistoryRow]:
+    """The history that `history_csv` wrote."""
+    own = {field.name for field in fields(HistoryRow)}
+    rows = pyarrow.csv.read_csv(pa.BufferReader(data)).to_pylist()
+    return [
+        HistoryRow(
+            **{name: value for name, value in row.items() if name in own},
+            parts={name: value for name, value in row.items() if name not in own and value is not None},
+        )
+        for row in rows
+    ]

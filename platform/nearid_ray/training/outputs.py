@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.csv
 from torch import Tensor
 
 from nearid_ray.data.store import Location
 from nearid_ray.models.checkpoint import HeadCard, save_head
 from nearid_ray.models.head import AttentionPoolingHead
-from nearid_ray.training.history import HistoryRow, history_table
+from nearid_ray.training.history import HistoryRow, history_csv
 from nearid_ray.training.settings import TrainSettings
 
 BEST, LAST, HISTORY = "best", "last", "history.csv"
@@ -59,9 +57,7 @@ def save_trained(folder: Location, trained: TrainedHead, backbone: Mapping[str, 
         trained: the outcome of a run.
         backbone: who made the tokens (`TokenCache.backbone`).
     """
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(history_table(trained.history), sink)
-    folder.child(HISTORY).write_bytes(sink.getvalue())
+    folder.child(HISTORY).write_bytes(history_csv(trained.history))
     final = next((row for row in reversed(trained.history) if row.step == trained.last_step), None)
     last: dict[str, float | int | None] = {"step": trained.last_step}
     if final is not None:

@@ -5,23 +5,25 @@ checkpoints, lost workers are replaced and go on from the last of them, and resu
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import get_device
 
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.checkpoints import Held, checkpoint_of, last_checkpoint, read_checkpoint
+from nearid_ray.training.following import ROWS, OnRows, following, rows_text
 from nearid_ray.training.history import HistoryRow
-from nearid_ray.training.loop import HeadTraining, Rows
+from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.outputs import TrainedHead
 from nearid_ray.training.pool import Workers
 from nearid_ray.training.session import LeanTrainer, ray_train_environment, session_is_private
@@ -60,6 +62,8 @@ def train_many(
     init: str | None = None,
     where: WorkerSettings | None = None,
     on_row: OnRow | None = print_progress,
+    on_rows: OnRows | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> dict[str, TrainedHead]:
     """Train a head for each settings in one group of Ray Train workers.
 
@@ -77,6 +81,9 @@ def train_many(
             backbone's own head when left out.
         where: number and kind of workers.
         on_row: called on the first worker with (run's name, row, number of steps) after every step.
+        on_rows: called on the driver, while training goes on, with (run's name, its rows since the last call); rows
+            that an earlier call has trained are not among them.
+        callbacks: for Ray Train's RunConfig, such as Tune's TuneReportCallback.
 
     Raises:
         UsageError: settings, cache and head do not fit each other, or not the checkpoints under `name`.
@@ -105,25 +112,25 @@ def train_many(
             "where": where,
             "on_row": on_row,
         }
-        trainer = LeanTrainer(
-            _train_worker,  # type: ignore[arg-type]
-            train_loop_config=config,
-            scaling_config=ScalingConfig(
-                num_workers=where.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=FailureConfig(max_failures=where.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-            ),
-        )
-        with ray_train_environment():
-            result = trainer.fit()
+        with following(on_rows) as followers, ray_train_environment():
+            result = LeanTrainer(
+                _train_worker,  # type: ignore[arg-type]
+                train_loop_config=config,
+                scaling_config=ScalingConfig(
+                    num_workers=where.workers,
+                    use_gpu=gpu,
+                    resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
+                ),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    failure_config=FailureConfig(max_failures=where.max_failures),
+                    checkpoint_config=CheckpointConfig(num_to_keep=2),
+                    logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+                    callbacks=[*followers, *callbacks],  # type: ignore[list-item]
+                ),
+            ).fit()
         problem = result.return_value  # type: ignore[attr-defined]
         if problem:
             kind, message = problem
@@ -204,24 +211,28 @@ def _train_all(config: dict[str, Any]) -> None:
         )
         if group.keys() <= held.current.keys():
             training.restore(held.current)
+        unsaid: list[tuple[str, dict[str, Any]]] = []
         for rows in training.run():
+            unsaid += [(name, asdict(row)) for name, row in rows.items()]
             if config["on_row"] is not None and workers.rank == 0:
                 for name, row in rows.items():
                     config["on_row"](name, row, training.steps)
-            if training.checkpoint_due:
-                if training.step == training.steps:
-                    held.finish(training.state())
-                else:
-                    held.current = training.state()
-                _report(held, rows, workers)
+            row = next(iter(rows.values()))
+            if not training.checkpoint_due and row.val_ssr is None:
+                continue
+            if training.checkpoint_due and training.step == training.steps:
+                held.finish(training.state())
+            elif training.checkpoint_due:
+                held.current = training.state()
+            said = {"step": row.step, "loss": row.loss, "val_ssr": row.val_ssr, "val_pa": row.val_pa}
+            _report(held if training.checkpoint_due else None, said | {ROWS: rows_text(unsaid)}, workers)
+            unsaid = []
 
 
-def _report(held: Held, rows: Rows, workers: Workers) -> None:
-    """Register a checkpoint. Every worker must call it; the first one writes."""
-    row = next(iter(rows.values()))
-    metrics = {"step": row.step, "loss": row.loss, "val_ssr": row.val_ssr, "val_pa": row.val_pa}
-    if workers.rank:
-        ray.train.report(metrics)
+def _report(held: Held | None, said: dict[str, Any], workers: Workers) -> None:
+    """Report numbers and register a checkpoint if there is one. Every worker must call it; the first one writes."""
+    if held is None or workers.rank:
+        ray.train.report(said)
         return
     with checkpoint_of(held) as checkpoint:
-        ray.train.report(metrics, checkpoint=checkpoint)
+        ray.train.report(said, checkpoint=checkpoint)
