@@ -8,7 +8,7 @@ from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from nearid_ray.errors import UsageError
-from nearid_ray.models import pooling
+from nearid_ray.models import pooling, products
 from nearid_ray.models.head import AttentionPoolingHead, embed_with_all
 
 WIDTH, HEADS, MLP_WIDTH, EPS = 48, 4, 80, 1e-6
@@ -38,7 +38,7 @@ def outcome(head: torch.nn.Module, tokens_BTD: torch.Tensor, direction_BD: torch
     return named | {"tokens": leaf_BTD.grad, "embedding": embedding_BD.detach()}
 
 
-@pytest.mark.parametrize("way", ["together", "in parts", "image by image"])
+@pytest.mark.parametrize("way", ["together", "in parts", "image by image", "without oneDNN"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_output_and_every_gradient_equal_those_of_transformers(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, way: str
@@ -47,6 +47,8 @@ def test_output_and_every_gradient_equal_those_of_transformers(
         monkeypatch.setattr(pooling, "_PART_BYTES", {"cpu": 2 * 23 * WIDTH * dtype.itemsize})  # of 2, 2 and 1 images
     if way == "image by image":
         monkeypatch.setattr(pooling, "_LARGE_IMAGE", 1)
+    if way == "without oneDNN":
+        monkeypatch.setattr(products, "_onednn", lambda: None)
     ours, theirs = pair_of_heads(dtype)
     tokens_BTD = torch.randn(5, 23, WIDTH, dtype=dtype)
     direction_BD = torch.randn(5, WIDTH, dtype=dtype)

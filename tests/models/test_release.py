@@ -112,6 +112,7 @@ def test_the_release_has_the_published_files_keys_and_types(exported: Path) -> N
     parts = {re.match(r"backbone\.vision_model\.([a-z_]+)\.", name)[1] for name in weights}  # type: ignore[index]
     assert parts == {"embeddings", "encoder", "post_layernorm", "head"}
     assert "backbone.vision_model.encoder.layers.1.mlp.fc1.weight" in weights
+    assert not any("import nearid_ray" in (exported / name).read_text() for name in release.CODE_FILES)
     assert {value.dtype for value in weights.values()} == {torch.float16}
     config = json.loads((exported / "config.json").read_text())
     assert (config["model_type"], config["embed_dim"], config["normalize_embeddings"]) == ("nearid", WIDTH, True)
@@ -139,6 +140,7 @@ def run_card(folder: Path, tmp_path: Path, pictures: list[np.ndarray], printed: 
     program = tmp_path / "usage.py"
     program.write_text(f"{block[1]}\nimport json\nprint(json.dumps({printed}))\n")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)  # nothing of this package is needed
     done = subprocess.run(
         [sys.executable, str(program)], cwd=folder.parent, env=environment, capture_output=True, text=True
     )
@@ -277,6 +279,12 @@ def test_what_cannot_be_released_is_refused_and_leaves_nothing(
     with pytest.raises(UsageError, match="metrics hold nothing to show"):
         release.export(trained_head(backbone), backbone, str(output), metrics={"rows": "none"})
     assert not output.parent.exists()
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path, backbone: Backbone) -> None:
+    (tmp_path / "release").mkdir()
+    release.export(trained_head(backbone), backbone, str(tmp_path / "release"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["release", *release.FILES])
 
 
 def test_a_full_folder_is_left_alone(tmp_path: Path, backbone: Backbone, exported: Path) -> None:

@@ -152,10 +152,10 @@ class ModelFiles:
                 f"{said}: its owner asks for terms to be accepted. Accept them at https://huggingface.co/{self.spec}, "
                 "sign in on this machine with `hf auth login` (or set HF_TOKEN), then run the same command again."
             )
+        instead = f", or use {TOYBOX_BACKBONE}" if self.what == "backbone" else ""
         return UsageError(
             f"{said}: {str(error).splitlines()[0]} Check the name and the connection, or where there is a connection "
-            f"run `hf download {self.spec} --local-dir FOLDER` and give FOLDER ({EXPECTED_FILES}), or use "
-            f"{TOYBOX_BACKBONE}."
+            f"run `hf download {self.spec} --local-dir FOLDER` and give FOLDER ({EXPECTED_FILES}){instead}."
         )
 
 
