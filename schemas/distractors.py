@@ -4,6 +4,8 @@ import pyarrow as pa
 
 from schemas.fields import SPLITS, Reference, Table, described, error_field, image
 
+VERDICTS = ("accepted", "flagged", "blank", "saturated", "unchanged", "too-far", "none")
+
 DISTRACTORS = Table(
     name="distractors",
     purpose="One row a (view, engine): a different but similar instance in the exact background of the view.",
@@ -14,6 +16,11 @@ DISTRACTORS = Table(
         described("view_id", pa.string(), "Content hash of that view."),
         described("engine", pa.string(), "Engine configuration, e.g. sdxl-512, toybox-redraw, exemplar."),
         described("engine_family", pa.string(), "The code that runs it, e.g. toybox, exemplar."),
+        described(
+            "control",
+            pa.bool_(),
+            "True: no distractor, but the same object painted anew (artefact control); its engine ends in `-control`.",
+        ),
         described("engine_revision", pa.string(), "Revision of its weights or code."),
         described("engine_settings", pa.string(), "JSON: every setting of the engine that changes pixels."),
         described("settings_hash", pa.string(), "Hash of engine_settings and revision."),
@@ -42,9 +49,35 @@ DISTRACTORS = Table(
             nullable=True,
         ),
         described(
+            "object_deviation",
+            pa.float32(),
+            "Standard deviation inside the mask of the colour channel that varies most, 0 to 255; null where it was not "
+            "measured.",
+            nullable=True,
+        ),
+        described(
+            "saturated_share",
+            pa.float32(),
+            "Share of the channel values inside the mask that are 0 or 255; null where it was not measured.",
+            nullable=True,
+        ),
+        described(
+            "object_similarity",
+            pa.float32(),
+            "Cosine of the gate's embeddings of the masked object here and in the view, -1 to 1; null without a gate.",
+            nullable=True,
+        ),
+        described(
+            "flagged",
+            pa.bool_(),
+            "Whether the engine's own safety check objected; null where it has none.",
+            nullable=True,
+        ),
+        described(
             "verdict",
             pa.string(),
-            "accepted; or why it is no good: unchanged | blank; none where the row has an error.",
+            "accepted; or the first reason why it is no good: flagged | blank | saturated | unchanged | too-far; none "
+            "where the row has an error.",
         ),
         described(
             "oracle",
@@ -58,7 +91,7 @@ DISTRACTORS = Table(
         error_field(),
     ),
     key=("distractor_id",),
-    allowed={"split": SPLITS, "verdict": ("accepted", "unchanged", "blank", "none")},
+    allowed={"split": SPLITS, "verdict": VERDICTS},
     references=(
         Reference(columns=("identity_id",), target="tuples", target_columns=("identity_id",)),
         Reference(columns=("view_id",), target="tuples", target_columns=("views.view_id",)),

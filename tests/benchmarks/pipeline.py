@@ -21,7 +21,8 @@ from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, read_parquet
 from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.plan import EmbedSettings
-from nearid_ray.synthesis.synthesize import SynthesisSettings, SynthesisTask, plan_distractors, synthesize
+from nearid_ray.synthesis.settings import SynthesisSettings
+from nearid_ray.synthesis.synthesize import make_task, plan_distractors, synthesize
 
 Make = Callable[[Dataset], tuple[ShardTask, Plan]]
 
@@ -60,7 +61,8 @@ def main() -> None:
         synthesize(tuples, distractors, plan_distractors(tuples, distractors, settings), settings, RunSettings())
 
         def make_synthesis(output: Dataset) -> tuple[ShardTask, Plan]:
-            return SynthesisTask(tuples.location.uri, settings), plan_distractors(tuples, output, settings)
+            plan = plan_distractors(tuples, output, settings)
+            return make_task(tuples, plan, settings), plan
 
         def make_embedding(output: Dataset) -> tuple[ShardTask, Plan]:
             settings, run = EmbedSettings(masked=False), RunSettings()

@@ -15,7 +15,8 @@ from nearid_ray.data.ingest import ingest_task, plan_ingest
 from nearid_ray.data.pipeline import run_shard
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, parquet_bytes
-from nearid_ray.synthesis.synthesize import SynthesisSettings, SynthesisTask, plan_distractors
+from nearid_ray.synthesis.settings import SynthesisSettings
+from nearid_ray.synthesis.synthesize import make_task, plan_distractors
 
 
 def toys(folder: Path, train: int = 2, test: int = 2, licence: str = "cc-by-4.0") -> Dataset:
@@ -32,7 +33,8 @@ def toys(folder: Path, train: int = 2, test: int = 2, licence: str = "cc-by-4.0"
 def painted(tuples: Dataset, folder: Path) -> Dataset:
     """Distractors of two engines for the toys."""
     settings, output = SynthesisSettings(engines=("toybox-redraw", "toybox-decal")), Dataset(folder)
-    task, plan = SynthesisTask(tuples.location.uri, settings), plan_distractors(tuples, output, settings)
+    plan = plan_distractors(tuples, output, settings)
+    task = make_task(tuples, plan, settings)
     for shard in plan.pending:
         run_shard(task, output, shard, plan.members(shard))
     write_card(output, title="Distractors", about="Toys.", licence=licence_of(tuples), facts={})

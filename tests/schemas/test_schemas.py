@@ -18,7 +18,7 @@ def _distractor(**changes) -> dict:
     row = dict.fromkeys(schemas.DISTRACTORS.schema.names)
     for field in schemas.DISTRACTORS.fields:
         if not field.nullable:
-            row[field.name] = "x" if pa.types.is_string(field.type) else 1
+            row[field.name] = {pa.string(): "x", pa.bool_(): False}.get(field.type, 1)
     return row | {"split": "test", "verdict": "accepted", "error": ""} | changes
 
 

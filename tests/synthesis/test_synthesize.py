@@ -13,7 +13,9 @@ from nearid_ray.data.ingest import ingest_task, plan_ingest
 from nearid_ray.data.pipeline import run_shard
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
-from nearid_ray.synthesis.synthesize import SynthesisSettings, SynthesisTask, generate, plan_distractors
+from nearid_ray.synthesis.paint import Batches
+from nearid_ray.synthesis.settings import SynthesisSettings
+from nearid_ray.synthesis.synthesize import make_task, plan_distractors
 
 
 def _request(value: int) -> EngineRequest:
@@ -30,6 +32,8 @@ class OutOfMemoryError(RuntimeError):
 class Planted:
     """Inverts pictures; runs out of memory above `room` rows, fails on a batch or on a row where it is told to."""
 
+    name = "planted"
+    group = "train"
     room: int = 100
     bad_seeds: tuple[int, ...] = ()
     batches: list[int] = field(default_factory=list)
@@ -50,18 +54,29 @@ def _values(results) -> list:
     return [type(r).__name__ if isinstance(r, Exception) else int(r.image_HW3[0, 0, 0]) for r in results]
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so():
-    engine = Planted(room=3)
-    assert _values(generate(engine, [_request(i) for i in range(10)], 8)) == [255 - i for i in range(10)]
-    assert engine.batches == [8, 4, 2, 2, 2, 2, 2]
+def _batches(engine: Planted, told: list[str] | None = None) -> Batches:
+    return Batches(engine, tell=(told if told is not None else []).append)  # type: ignore[arg-type]
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_the_worker_remembers():
+    engine, told = Planted(room=3), []
+    batches = _batches(engine, told)
+    assert _values(batches.run([_request(i) for i in range(8)])) == [255 - i for i in range(8)]
+    assert engine.batches == [8, 4, 2, 2, 2, 2]
+    assert [message.split("; ")[0] for message in told] == [
+        "planted: 8 rows do not fit the GPU's memory",
+        "planted: 4 rows do not fit the GPU's memory",
+    ]
+    assert _values(batches.run([_request(i) for i in range(3)])) == [255, 254, 253]
+    assert engine.batches[6:] == [2, 1]
 
 
 def test_a_row_that_does_not_fit_alone_is_a_failed_row():
-    assert _values(generate(Planted(room=0), [_request(1), _request(2)], 2)) == ["OutOfMemoryError"] * 2
+    assert _values(_batches(Planted(room=0)).run([_request(1), _request(2)])) == ["OutOfMemoryError"] * 2
 
 
 def test_an_engine_that_raises_costs_the_row_and_not_its_neighbours():
-    results = generate(Planted(bad_seeds=(2,)), [_request(i) for i in range(4)], 4)
+    results = _batches(Planted(bad_seeds=(2,))).run([_request(i) for i in range(4)])
     assert _values(results) == [255, 254, "RuntimeError", 252]
 
 
@@ -78,7 +93,8 @@ def tuples(tmp_path_factory) -> Dataset:
 def _made(tuples: Dataset, output: Dataset, **changes) -> pa.Table:
     settings = SynthesisSettings(**{"engines": ("toybox",), **changes})
     plan = plan_distractors(tuples, output, settings)
-    task = SynthesisTask(tuples.location.uri, settings)
+    task = make_task(tuples, plan, settings)
+    task.setup()
     for shard in plan.pending:
         run_shard(task, output, shard, plan.members(shard))
     return output.read()
@@ -131,7 +147,7 @@ def test_views_that_cannot_be_read_or_painted_become_rows_with_an_error(tuples, 
     plan = plan_distractors(copy, output, settings)
     copy.shard(shard).write_bytes(parquet_bytes(pa.Table.from_pylist(broken, schema=table.schema)))
     for name in plan.pending:
-        run_shard(SynthesisTask(copy.location.uri, settings), output, name, plan.members(name))
+        run_shard(make_task(copy, plan, settings), output, name, plan.members(name))
     rows = {(row["identity_id"], row["view_index"]): row for row in output.read().to_pylist()}
     said = [rows[broken[i]["identity_id"], 0]["error"] for i in range(3)]
     assert "not a picture in a known format" in said[0]

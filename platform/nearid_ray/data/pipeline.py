@@ -63,6 +63,8 @@ class ShardResult:
 
     table: pa.Table
     files: dict[str, bytes | pa.Buffer] = field(default_factory=dict)
+    log: dict[str, Any] = field(default_factory=dict)
+    """What the run's log says of it besides (times); every shard of a task gives the same names."""
 
 
 class ShardTask(Protocol):
@@ -146,7 +148,7 @@ def shards_to_make(output: Dataset, plan: Plan, settings: RunSettings) -> list[s
     """Names of the shards that a run with these settings makes; with none, it needs no Ray session."""
     if not settings.retry_errors:
         return list(plan.pending)
-    return sorted({*plan.pending, *_shards_with_errors(output)})
+    return sorted({*plan.pending, *(name for name in _shards_with_errors(output) if plan.is_chosen(name))})
 
 
 def _run_on_ray(
@@ -192,8 +194,8 @@ class _WholeShard:
 
     def __call__(self, work: pa.Table) -> pa.Table:
         began = time.time()
-        shard = _shard_of(work)
-        return _record(shard, run_shard(self.task, self.output, shard, work), began)
+        result = self.task.finish(work, self.task.compute(self.task.prepare(work)))
+        return _written(self.output, work, result, began)
 
 
 def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
@@ -213,8 +215,7 @@ class _Compute:
 
 def _finish(packed: pa.Table, task: ShardTask, uri: str) -> pa.Table:
     work, computed, began = _unpacked(packed)
-    shard = _shard_of(work)
-    return _record(shard, _write(Dataset(uri), shard, work, task.finish(work, computed)), began)
+    return _written(Dataset(uri), work, task.finish(work, computed), began)
 
 
 def _packed(work: pa.Table, value: Any, began: float) -> pa.Table:
@@ -244,11 +245,13 @@ def _write(output: Dataset, shard: str, work: pa.Table, result: ShardResult) -> 
     return result.table
 
 
-def _record(shard: str, table: pa.Table, began: float) -> pa.Table:
-    """What the log says of a shard; times are seconds since 1970."""
+def _written(output: Dataset, work: pa.Table, result: ShardResult, began: float) -> pa.Table:
+    """Write a shard; what the log says of it, times in seconds since 1970."""
+    shard = _shard_of(work)
+    table = _write(output, shard, work, result)
     errors = pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
     record = {"shard": shard, "rows": table.num_rows, "errors": errors, "began": began, "ended": time.time()}
-    return pa.Table.from_pylist([record | {"node": ray.get_runtime_context().get_node_id()}])
+    return pa.Table.from_pylist([record | {"node": ray.get_runtime_context().get_node_id()} | result.log])
 
 
 def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int, float]:

@@ -6,6 +6,7 @@ later run adds a further plan file with the rows that no earlier plan has. A sha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -20,10 +21,14 @@ from schemas import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class Plan:
-    """All planned rows (with their `shard`), and the names of the shards whose file is missing."""
+    """All planned rows (with their `shard`), and the names of the shards whose file is missing.
+
+    `chosen` names the shards that a run may make; None means all.
+    """
 
     rows: pa.Table
     pending: tuple[str, ...]
+    chosen: frozenset[str] | None = None
 
     @property
     def shard_names(self) -> list[str]:
@@ -31,7 +36,20 @@ class Plan:
 
     def members(self, shard: str) -> pa.Table:
         """The work rows of one shard, in their order."""
-        return self.rows.filter(pc.equal(self.rows["shard"], shard))
+        start, rows = self._places[shard]
+        return self.rows.slice(start, rows)
+
+    def is_chosen(self, shard: str) -> bool:
+        """Whether a run may make this shard."""
+        return self.chosen is None or shard in self.chosen
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Shard -> (first row, rows): a shard's rows stand together."""
+        runs = pc.run_end_encode(self.rows["shard"].combine_chunks())
+        ends = runs.run_ends.to_pylist()
+        starts = [0, *ends[:-1]]
+        return {name: (a, b - a) for name, a, b in zip(runs.values.to_pylist(), starts, ends, strict=True)}
 
 
 def cut(work: pa.Table, rows_per_shard: int, generation: int, break_on: Sequence[str] = ()) -> pa.Table:

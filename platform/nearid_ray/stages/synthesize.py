@@ -1,12 +1,16 @@
 """The synthesize job: near-identity distractors for every view of a tuples dataset."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from nearid_ray import job
+from nearid_ray.cluster import ray_session, resources
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.settings import to_dict
-from nearid_ray.synthesis.synthesize import SynthesisSettings, plan_distractors, synthesize
+from nearid_ray.synthesis.estimate import estimate
+from nearid_ray.synthesis.settings import Selection, SynthesisSettings
+from nearid_ray.synthesis.synthesize import asks_for_gpus, outcome, plan_distractors, selected, synthesize
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -21,6 +25,7 @@ class Synthesize:
     embeddings: str = ""
     """An embeddings dataset of the same tuples: donors (exemplar) are then the nearest identities, not the next."""
     synthesis: SynthesisSettings = SynthesisSettings()
+    selection: Selection = Selection()
     run: RunSettings = RunSettings()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -31,17 +36,23 @@ def run_synthesize(settings: Synthesize) -> job.Job:
     tuples = Dataset.open(settings.tuples, "tuples")
     embeddings = Dataset.open(settings.embeddings, "embeddings") if settings.embeddings else None
     output = Dataset(job.output_of(settings.output, settings.tracking))
-    plan = plan_distractors(tuples, output, settings.synthesis, embeddings)
-    todo = shards_to_make(output, plan, settings.run)
-    with job.running(
-        "synthesize",
-        output.location,
-        to_dict(settings),
-        tracking=settings.tracking,
-        inputs={"tuples": settings.tuples, "embeddings": settings.embeddings},
-        needs_ray=bool(todo),
-    ) as running:
-        job.report_run(running, output, synthesize(tuples, output, plan, settings.synthesis, settings.run))
-        rows = output.read(columns=["verdict"])["verdict"].value_counts().to_pylist()
-        running.summary["verdicts"] = {row["values"]: row["counts"] for row in rows}
+    # The precision of an output's first model depends on what the cluster's workers compute on.
+    needs_cluster = asks_for_gpus(output, settings.synthesis) and settings.run.gpus_per_worker != 0
+    with ray_session() if needs_cluster else nullcontext():
+        gpus = resources()[1] if needs_cluster else 0.0
+        plan = plan_distractors(tuples, output, settings.synthesis, embeddings, gpus=gpus)
+        plan = selected(plan, settings.selection)
+        todo = shards_to_make(output, plan, settings.run)
+        if todo:
+            job.print_table("plan", estimate(output, plan, todo))
+        with job.running(
+            "synthesize",
+            output.location,
+            to_dict(settings),
+            tracking=settings.tracking,
+            inputs={"tuples": settings.tuples, "embeddings": settings.embeddings},
+            needs_ray=bool(todo),
+        ) as running:
+            job.report_run(running, output, synthesize(tuples, output, plan, settings.synthesis, settings.run))
+            running.summary |= outcome(output)
     return running

@@ -1,6 +1,6 @@
 """The work list of synthesis: one row a (view, engine), with everything that decides its pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of, settings_digest, stable_hash
+from nearid_ray.synthesis.catalog import Recipe
 from nearid_ray.synthesis.donors import choose_donor
 from nearid_ray.synthesis.engine import Engine
 
@@ -25,10 +26,10 @@ WORK_SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string()) for name in ("row_id", "identity_id")),
         pa.field("view_index", pa.int32()),
-        *(pa.field(name, pa.string()) for name in ("view_id", "engine", "settings_hash", "input_shard")),
+        *(pa.field(name, pa.string()) for name in ("view_id", "engine", "settings_hash", "recipe", "input_shard")),
         pa.field("input_row", pa.int32()),
+        pa.field("view_px", pa.int32()),
         pa.field("seed", pa.int64()),
-        pa.field("attempt", pa.int32()),
         *(pa.field(name, pa.string()) for name in ("prompt", "negative_prompt", "donor_identity_id")),
         pa.field("donor_view_index", pa.int32()),
         *(pa.field(name, pa.string()) for name in ("donor_view_id", "donor_shard")),
@@ -85,14 +86,15 @@ def list_views(tuples: Dataset) -> Iterator[ViewPlace]:
 
 def engine_hash(engine: Engine, feather_px: float) -> str:
     """Name of all settings of an engine that change pixels."""
-    return settings_digest(
-        {"family": engine.family, "revision": engine.revision, "feather_px": feather_px, "settings": engine.settings}
-    )
+    values = {"family": engine.family, "revision": engine.revision, "feather_px": feather_px}
+    if engine.group == "control":  # else one of its base's strength would be the same rows
+        values["control"] = True
+    return settings_digest(values | {"settings": engine.settings})
 
 
 def plan_synthesis(
     views: Sequence[ViewPlace],
-    engines: Sequence[Engine],
+    recipes: Sequence[Recipe],
     *,
     run_seed: int,
     feather_px: float,
@@ -103,15 +105,18 @@ def plan_synthesis(
     """(work list, what is left out). Ordered by engine, then by where the views lie.
 
     Left out, with reason: views with an error, views without a mask, and for engines that need a donor, identities
-    for which there is none. `embeddings` maps identity_id to a vector and lets donors be the nearest ones.
+    for which there is none. `embeddings` maps identity_id to a vector and lets donors be the nearest ones. Controls are
+    for val and test alone.
     """
     usable, rejected = _usable(views)
+    engines = [recipe.make() for recipe in recipes]
+    held_out = {*eval_only_groups, "control"}
     donors = _Donors(usable, embeddings) if any(engine.needs_donor for engine in engines) else None
     rows: list[dict[str, Any]] = []
-    for engine in engines:
+    for engine, recipe in zip(engines, recipes, strict=True):
         hash_ = engine_hash(engine, feather_px)
         for view in usable:
-            if view.split not in splits or (engine.group in eval_only_groups and view.split == "train"):
+            if view.split not in splits or (engine.group in held_out and view.split == "train"):
                 continue
             donor = None
             if engine.needs_donor and donors is not None:
@@ -120,12 +125,35 @@ def plan_synthesis(
                     rejected.append(_no_donor(view, engine))
                     continue
             row_id = stable_hash(view.identity_id, view.view_id, hash_, run_seed)
-            rows.append(_row(view, engine, hash_, row_id, donor))
+            rows.append(_row(view, engine, recipe, hash_, row_id, donor))
     return pa.Table.from_pylist(rows, schema=WORK_SCHEMA), rejected
 
 
-def _row(view: ViewPlace, engine: Engine, hash_: str, row_id: str, donor: ViewPlace | None) -> dict[str, Any]:
-    attempt = 0
+def cut_into_batches(work: pa.Table, *, rows_per_shard: Mapping[str, int], batch: Mapping[str, int]) -> pa.Table:
+    """`work` with the columns `piece`, which numbers the shards, and `batch`, which numbers the rows of a shard that
+    share a pass of the engine: rows of one engine and, in a batch, of one size.
+
+    `rows_per_shard` and `batch` are by engine. Batches belong to the plan: the last bits of a row depend on them.
+    """
+    pieces, batches = [], []
+    piece, number, filled, row_in_shard = -1, 0, 0, 0
+    before: tuple[str, str, int] | None = None
+    columns = (work[name].to_pylist() for name in ("engine", "settings_hash", "view_px"))
+    for engine, hash_, size_px in zip(*columns, strict=True):
+        if before is None or before[:2] != (engine, hash_) or row_in_shard == rows_per_shard[engine]:
+            piece, number, filled, row_in_shard = piece + 1, 0, 0, 0
+        elif before[2] != size_px or filled == batch[engine]:
+            number, filled = number + 1, 0
+        pieces.append(piece)
+        batches.append(number)
+        filled, row_in_shard, before = filled + 1, row_in_shard + 1, (engine, hash_, size_px)
+    numbered = work.append_column("piece", pa.array(pieces, pa.int32()))
+    return numbered.append_column("batch", pa.array(batches, pa.int32()))
+
+
+def _row(
+    view: ViewPlace, engine: Engine, recipe: Recipe, hash_: str, row_id: str, donor: ViewPlace | None
+) -> dict[str, Any]:
     return {
         "row_id": row_id,
         "identity_id": view.identity_id,
@@ -133,12 +161,13 @@ def _row(view: ViewPlace, engine: Engine, hash_: str, row_id: str, donor: ViewPl
         "view_id": view.view_id,
         "engine": engine.name,
         "settings_hash": hash_,
+        "recipe": recipe.to_text(),
         "input_shard": view.shard,
         "input_row": view.row,
-        "seed": seed_of(row_id, attempt),
-        "attempt": attempt,
-        "prompt": view.description or view.category,
-        "negative_prompt": "",
+        "view_px": view.size_px,
+        "seed": seed_of(row_id, 0),
+        "prompt": engine.prompt(view.category, view.description),
+        "negative_prompt": engine.negative_prompt,
         "donor_identity_id": donor.identity_id if donor else "",
         "donor_view_index": donor.view_index if donor else -1,
         "donor_view_id": donor.view_id if donor else "",

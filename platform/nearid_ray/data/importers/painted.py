@@ -106,6 +106,7 @@ def bare_row(record: Record, *, engine: str, family: str, settings: dict[str, An
     return {name: record[name] for name in kept} | {
         "engine": engine,
         "engine_family": family,
+        "control": False,
         "engine_revision": "",
         "engine_settings": json.dumps(settings, sort_keys=True),
         "settings_hash": settings_digest({"family": family, "engine": engine, "settings": settings}),
@@ -123,6 +124,10 @@ def bare_row(record: Record, *, engine: str, family: str, settings: dict[str, An
         "size_px": 0,
         "background_max_difference": -1,
         "object_mean_difference": None,
+        "object_deviation": None,
+        "saturated_share": None,
+        "object_similarity": None,
+        "flagged": None,
         "verdict": "none",
         "oracle": None,
         "error": "",

@@ -6,7 +6,7 @@ background stays. It is no generator: pose and light are those of the donor's ph
 Axes: H height, W width.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -14,7 +14,7 @@ import numpy as np
 
 from nearid_ray.data.images import mask_box
 from nearid_ray.data.masks import check_mask, dilate_mask
-from nearid_ray.synthesis.engine import EngineRequest, EngineResult
+from nearid_ray.synthesis.engine import CONTROL, Engine, EngineRequest, EngineResult, PlainEngine
 from nearid_ray.synthesis.fill import fill_patches, fill_smooth
 
 _REFERENCE_PX = 512
@@ -74,21 +74,20 @@ class Placement(NamedTuple):
     score: float
 
 
-class ExemplarEngine:
+class ExemplarEngine(PlainEngine):
     """Cuts the donor's object out, fits it to the view's mask on a filled background, and blends."""
 
     name = "exemplar"
     family = "exemplar"
-    revision = "1"
-    group = "train"
     needs_donor = True
 
     def __init__(self, settings: ExemplarSettings | None = None) -> None:
         self._settings = settings or ExemplarSettings()
         self.settings: dict[str, Any] = asdict(self._settings)
 
-    def load(self) -> None:
-        """Nothing to load."""
+    def control(self, strength: float) -> Engine:
+        """The view's own object cut out and set back; it has no strength to choose."""
+        return _OwnObject(replace(self._settings, flip="never"))
 
     def generate(self, requests: list[EngineRequest]) -> list[EngineResult | Exception]:
         """One result a request; a missing donor or an unusable mask gives a ValueError in its place."""
@@ -99,6 +98,20 @@ class ExemplarEngine:
             return _replace_object(request, self._settings)
         except (ValueError, cv2.error) as error:
             return error
+
+
+class _OwnObject(ExemplarEngine):
+    """The artefact control: the donor is the view itself."""
+
+    name = ExemplarEngine.name + CONTROL
+    group = "control"
+    needs_donor = False
+
+    def control(self, strength: float) -> None:  # type: ignore[override]
+        """None: it is one."""
+
+    def _one(self, request: EngineRequest) -> EngineResult | Exception:
+        return super()._one(replace(request, donor_HW3=request.view_HW3, donor_mask_HW=request.mask_HW))
 
 
 def place_donor(region_HW: np.ndarray, shape_HW: np.ndarray, *, spill_cost: float, max_stretch: float) -> Placement:

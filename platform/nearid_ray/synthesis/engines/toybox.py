@@ -2,17 +2,15 @@
 
 from typing import Any
 
-from nearid_ray.synthesis.engine import EngineRequest, EngineResult
+from nearid_ray.synthesis.engine import EngineRequest, EngineResult, PlainEngine
 from nearid_ray.toybox.identity import KINDS, PART_KINDS, WITHHELD_KINDS
 from nearid_ray.toybox.render import sibling_from_seeds
 
 
-class ToyboxEngine:
+class ToyboxEngine(PlainEngine):
     """One kind of sibling. Works on views of the toybox importer alone, whose provenance holds the seeds."""
 
     family = "toybox"
-    revision = "1"
-    needs_donor = False
 
     def __init__(self, kind: str) -> None:
         if kind not in KINDS:
@@ -21,9 +19,6 @@ class ToyboxEngine:
         self.name = f"toybox-{kind}"
         self.group = "part" if kind in PART_KINDS else "unseen" if kind in WITHHELD_KINDS else "train"
         self.settings: dict[str, Any] = {"kind": kind}
-
-    def load(self) -> None:
-        """Nothing to load."""
 
     def generate(self, requests: list[EngineRequest]) -> list[EngineResult | Exception]:
         return [self._render(request) for request in requests]
