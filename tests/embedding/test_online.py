@@ -14,6 +14,7 @@ from nearid_ray.embedding.copies import Copies
 from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.online import OnlineTokens
 from nearid_ray.embedding.plan import EmbedSettings
+from nearid_ray.embedding.report import described_embedding
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import Backbone, load_backbone
 from nearid_ray.models.head import AttentionPoolingHead
@@ -143,3 +144,14 @@ def test_a_disk_without_room_for_the_pictures_is_said(
     tokens = OnlineTokens([inputs], backbone, settings, copies=Copies(tmp_path, limit_bytes=1000))
     with pytest.raises(UsageError, match="has no room for the pictures"):
         tokens.gather(np.array([0]), np.empty((1, tokens.tokens, tokens.width), np.float16))
+
+
+def test_the_plan_counts_items_and_what_computing_them_online_would_cost(
+    inputs: dict[str, str], settings: EmbedSettings, cache: TokenCache
+) -> None:
+    plan = described_embedding(inputs["tuples"], inputs["distractors"], settings)
+    size = cache.tokens * cache.width
+    assert plan["items"] == f"{len(cache)} of {cache.tokens} x {cache.width} (train 144, val 24)"
+    assert plan["float16 on disk"] == f"{len(cache) * 2 * size / 2**30:.2f} GiB"
+    # Six identities with two views: two views and two distractors a sample.
+    assert plan["instead, online"].startswith("no disk; 24 pictures through the backbone in each epoch")

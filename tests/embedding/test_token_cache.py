@@ -13,6 +13,7 @@ import pytest
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.embedding.cache import TokenCache
+from nearid_ray.embedding.report import forget_damaged
 from nearid_ray.embedding.shards import MappedShard, Stored, map_tokens, tokens_bytes
 from nearid_ray.errors import UsageError
 from schemas import TOKENS_INDEX
@@ -195,6 +196,16 @@ def test_a_flipped_bit_is_found_and_named(written: tuple[Dataset, np.ndarray]) -
     said = r"1 item\(s\) are damaged \(e\.g\. item 5\), in tokens/000-000001\.arrow\. Delete data/NAME\.parquet"
     with pytest.raises(UsageError, match=said):
         TokenCache.open(dataset.location.uri, verify=True)
+
+
+def test_damaged_cut_off_and_missing_shards_are_unmarked_so_that_they_are_made_again(
+    written: tuple[Dataset, np.ndarray],
+) -> None:
+    dataset, tokens_NTD = written
+    assert forget_damaged(dataset) == [] and dataset.missing_shards() == []
+    flip_bit(Path(dataset.location.child("tokens", "000-000001.arrow").path), tokens_NTD, 4)
+    dataset.location.child("tokens", "000-000002.arrow").delete()
+    assert forget_damaged(dataset) == ["000-000001", "000-000002"] == dataset.missing_shards()
 
 
 def test_a_token_file_without_checksums_is_read_but_not_verified(written: tuple[Dataset, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ Axes: N items, T tokens, D token width.
 
 import zlib
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,15 @@ from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 
 Stored = Literal["float16", "int8"]
+STORED: tuple[Stored, ...] = get_args(Stored)
 
 AGAIN = "run embed again with the same settings; it makes what is missing"
 _LARGEST = 127
 """Largest eight-bit number used; -128 would have no counterpart."""
+
+
+class NoChecksums(UsageError):
+    """A token file of an earlier version, whose items cannot be compared with what was written."""
 
 
 class TokenShard(Protocol):
@@ -102,10 +107,10 @@ class MappedShard:
         """Rows whose bytes are not those that were written.
 
         Raises:
-            UsageError: the file has no checksums.
+            NoChecksums: an earlier version wrote the file.
         """
         if len(self._sums) != 8 * len(self.values_NTD):
-            raise UsageError(f"the token file {self.path} has no checksums: an earlier version wrote it")
+            raise NoChecksums(f"the token file {self.path} has no checksums: an earlier version wrote it")
         parts = [self.values_NTD] if self.scale_NT is None else [self.values_NTD, self.scale_NT]
         return [
             row
