@@ -115,7 +115,7 @@ def forget_plan(output: Dataset) -> None:
         return
     for folder, names in (
         ("plan", None),
-        ("", ("settings.json", "rejected.parquet", "backbone.json", "head.safetensors")),
+        ("", ("settings.json", "rejected.parquet", "backbone.json", "head.safetensors", "blank.arrow")),
     ):
         inside = place.child(folder) if folder else place
         for name in inside.names() if names is None else names:

@@ -18,7 +18,7 @@ from nearid_ray.training.loop import origin_of
 from nearid_ray.training.outputs import BEST, HISTORY, save_trained
 from nearid_ray.training.planning import described_plan
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.sources import OnlineSettings, TokenSource, token_source
+from nearid_ray.training.sources import CachedTokens, OnlineSettings, TokenSource, open_caches, token_source
 from nearid_ray.training.tokens import Cache
 from nearid_ray.training.trainer import check_runs, initial_head, train_many
 
@@ -61,7 +61,7 @@ class Train:
 
     def source(self) -> TokenSource:
         """Where tokens come from."""
-        return token_source(self.tokens, self.online, verify=self.verify_tokens)
+        return token_source(self.tokens, self.online)
 
 
 def plan_train(settings: Train) -> dict[str, Any]:
@@ -94,6 +94,8 @@ def run_train(settings: Train) -> job.Job:
     done = _check_output(output, content)
     if not done:
         check_runs(runs, cache, head, settings.where)
+        if settings.verify_tokens and isinstance(source, CachedTokens):
+            open_caches(source.uris, verify=True)
     with job.running(
         "train",
         output,

@@ -30,12 +30,9 @@ class CachedTokens:
 
     uris: tuple[str, ...]
 
-    verify: bool = False
-    """Whether everything is first compared with its checksums."""
-
     def open(self, device: str = "cpu", threads: int = 1) -> Cache:
         """The caches as one; those on S3 are read through copies on this machine's disk."""
-        return open_caches(self.uris, threads, verify=self.verify)
+        return open_caches(self.uris, threads)
 
     def describe(self) -> dict[str, str]:
         return _numbered("tokens", self.uris)
@@ -109,7 +106,7 @@ class ComputedTokens:
         return _numbered("tuples", self.settings.tuples) | _numbered("distractors", self.settings.distractor_data)
 
 
-def token_source(tokens: Sequence[str], online: OnlineSettings, *, verify: bool = False) -> TokenSource:
+def token_source(tokens: Sequence[str], online: OnlineSettings) -> TokenSource:
     """What `--tokens` means: caches, or `online`.
 
     Raises:
@@ -118,7 +115,7 @@ def token_source(tokens: Sequence[str], online: OnlineSettings, *, verify: bool 
     if "online" not in tokens:
         if online.tuples or online.distractor_data:
             raise UsageError("tuples and distractor_data go with --tokens online; token caches know their own")
-        return CachedTokens(tuple(tokens), verify)
+        return CachedTokens(tuple(tokens))
     if len(tokens) > 1:
         raise UsageError(f"tokens names {list(tokens)}; expected token caches, or `online` alone")
     if not online.tuples:
