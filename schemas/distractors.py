@@ -19,7 +19,8 @@ DISTRACTORS = Table(
         described(
             "control",
             pa.bool_(),
-            "True: no distractor, but the same object painted anew (artefact control); its engine ends in `-control`.",
+            "True: no distractor but the same object, painted anew as an artefact control (its engine then ends in "
+            "`-control`) or put elsewhere.",
         ),
         described("engine_revision", pa.string(), "Revision of its weights or code."),
         described("engine_settings", pa.string(), "JSON: every setting of the engine that changes pixels."),
@@ -51,7 +52,7 @@ DISTRACTORS = Table(
         described(
             "object_deviation",
             pa.float32(),
-            "Standard deviation inside the mask of the colour channel that varies most, 0 to 255; null where it was not "
+            "Standard deviation inside the mask of the channel that varies most, 0 to 255; null where it was not "
             "measured.",
             nullable=True,
         ),

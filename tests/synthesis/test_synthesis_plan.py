@@ -8,7 +8,7 @@ import pytest
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.catalog import choose
-from nearid_ray.synthesis.plan import ViewPlace, cut_into_batches, plan_synthesis, plausible_donor_views
+from nearid_ray.synthesis.plan import ViewPlace, plan_synthesis, plausible_donor_views
 
 
 def _view(identity: str, index: int = 0, **changes) -> ViewPlace:
@@ -22,7 +22,7 @@ def _view(identity: str, index: int = 0, **changes) -> ViewPlace:
 
 def _plan(views, engines=("exemplar",), **changes):
     values = {"run_seed": 0, "feather_px": 0.0, "eval_only_groups": ("unseen", "part"), "splits": ("train", "test")}
-    return plan_synthesis(views, choose(engines).recipes, **values | changes)
+    return plan_synthesis(views, choose(engines).checked(), **values | changes)
 
 
 def test_ids_follow_from_view_settings_and_run_seed_alone():

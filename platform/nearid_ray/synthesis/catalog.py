@@ -25,7 +25,8 @@ BATCH = "batch"
 
 _FIXED = ("name", "group")
 _DIFFUSION = (
-    "sdxl", "flux_fill", "flux_canny", "qwen_image", "qwen_edit", "qwen_edit_inpaint", "powerpaint",
+    "sdxl", "flux_fill", "flux_fill_partial", "flux_canny",
+    "qwen_image", "qwen_edit", "qwen_edit_inpaint", "powerpaint",
 )  # fmt: skip
 
 
@@ -66,6 +67,14 @@ class Recipe:
             raise UsageError(f"{base} has no artefact control: it cannot paint the same object")
         return control
 
+    def pinned(self, engine: Engine) -> "Recipe":
+        """The same with the hub's commit that the engine's `check` found."""
+        config = getattr(engine, "config", None)
+        if not isinstance(config, DiffusionSettings) or not config.revision:
+            return self
+        others = (option for option in self.options if not option.startswith("revision="))
+        return dataclasses.replace(self, options=(*others, f"revision={config.revision}"))
+
     def to_text(self) -> str:
         """As the plan keeps it."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -85,9 +94,17 @@ class Chosen:
     batches: dict[str, int]
     """By the configuration's name, where an option says so."""
 
-    def engines(self) -> list[Engine]:
-        """One engine a recipe, not loaded."""
-        return [recipe.make() for recipe in self.recipes]
+    def checked(self) -> "list[tuple[Recipe, Engine]]":
+        """Every recipe with its engine, which has found its weights: the recipe then names them for good.
+
+        Raises UsageError where something is missing.
+        """
+        found = []
+        for recipe in self.recipes:
+            engine = recipe.make()
+            engine.check()
+            found.append((recipe.pinned(engine), engine))
+        return found
 
 
 def choose(
@@ -135,8 +152,8 @@ def _control_of(engine: Engine, strength: float) -> Engine | None:
 
 
 def make_engines(names: Sequence[str], options: Sequence[str] = ()) -> list[Engine]:
-    """The engines of `choose`, not loaded."""
-    return choose(names, options).engines()
+    """The engines of `choose`, neither checked nor loaded."""
+    return [recipe.make() for recipe in choose(names, options).recipes]
 
 
 def needs_dtype(names: Sequence[str]) -> bool:
@@ -181,7 +198,7 @@ def _diffusion() -> list[tuple[DiffusionSettings, type[DiffusionEngine]]]:
         except ImportError:
             continue
         classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-        engine = next(c for c in classes if issubclass(c, DiffusionEngine))
+        engine = [c for c in classes if issubclass(c, DiffusionEngine)][-1]
         found += [(settings, engine) for settings in getattr(module, "SETTINGS", ())]
     return found
 

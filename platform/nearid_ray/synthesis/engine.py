@@ -11,6 +11,8 @@ import numpy as np
 
 CONTROL = "-control"
 """Ends the name of an engine's artefact control."""
+SAME_OBJECT = ("control", "context")
+"""Groups of engines whose pictures show the same object: they are no distractors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Engine(Protocol):
     @property
     def group(self) -> str:
         """What it is for: train (used in training), unseen (held out from training), extra (neither), part (part-level
-        edits), control (the same object painted anew), simulation (no pictures of use)."""
+        edits), control (the same object painted anew), context (the same object elsewhere), simulation (no pictures of
+        use)."""
 
     @property
     def needs_donor(self) -> bool:

@@ -11,7 +11,7 @@ from nearid_ray.data.difference import background_max_difference
 from nearid_ray.data.images import resize_mask, resize_rgb
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.compose import compose
-from nearid_ray.synthesis.engine import Engine, EngineRequest, EngineResult
+from nearid_ray.synthesis.engine import SAME_OBJECT, Engine, EngineRequest, EngineResult
 from nearid_ray.synthesis.gate import Embed, GateSettings, Measured, judge, measure
 
 
@@ -140,7 +140,7 @@ class Painter:
             oracle=made.oracle,
             leak=leak,
             measured=seen,
-            verdict=judge(seen, self.gate, control=self.batches.engine.group == "control"),
+            verdict=judge(seen, self.gate, control=self.batches.engine.group in SAME_OBJECT),
         )
 
 

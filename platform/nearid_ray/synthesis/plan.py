@@ -94,7 +94,7 @@ def engine_hash(engine: Engine, feather_px: float) -> str:
 
 def plan_synthesis(
     views: Sequence[ViewPlace],
-    recipes: Sequence[Recipe],
+    engines: Sequence[tuple[Recipe, Engine]],
     *,
     run_seed: int,
     feather_px: float,
@@ -109,11 +109,10 @@ def plan_synthesis(
     for val and test alone.
     """
     usable, rejected = _usable(views)
-    engines = [recipe.make() for recipe in recipes]
     held_out = {*eval_only_groups, "control"}
-    donors = _Donors(usable, embeddings) if any(engine.needs_donor for engine in engines) else None
+    donors = _Donors(usable, embeddings) if any(engine.needs_donor for _, engine in engines) else None
     rows: list[dict[str, Any]] = []
-    for engine, recipe in zip(engines, recipes, strict=True):
+    for recipe, engine in engines:
         hash_ = engine_hash(engine, feather_px)
         for view in usable:
             if view.split not in splits or (engine.group in held_out and view.split == "train"):

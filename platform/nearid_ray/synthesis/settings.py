@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nearid_ray.synthesis.gate import GateSettings
 from schemas import SPLITS
 
-GROUPS = ("train", "unseen", "extra", "part", "simulation")
+GROUPS = ("train", "unseen", "extra", "part", "context", "simulation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SynthesisSettings:
     splits: tuple[str, ...] = SPLITS
     """Splits to make distractors for."""
     eval_only_groups: tuple[str, ...] = ("unseen", "extra", "part")
-    """Engine groups made for val and test alone: they never train. Controls never do."""
+    """Engine groups made for val and test alone: they never train. Artefact controls never do."""
     feather_px: float = 0.0
     """Width of the soft edge inside the painted region, in canonical pixels; outside of it nothing changes ever."""
     rows_per_shard: int = 0

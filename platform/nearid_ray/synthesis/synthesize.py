@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearid_ray.data.card import licence_of, write_card
-from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan
+from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan, shards_to_make
 from nearid_ray.data.plan import Plan, differences, make_plan
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.catalog import Chosen, Recipe, choose, needs_dtype
-from nearid_ray.synthesis.engine import CONTROL
+from nearid_ray.synthesis.engine import CONTROL, Engine
 from nearid_ray.synthesis.plan import ViewPlace, cut_into_batches, engine_hash, list_views, plan_synthesis
 from nearid_ray.synthesis.settings import Selection, SynthesisSettings
 from nearid_ray.synthesis.task import SynthesisTask
@@ -47,12 +48,11 @@ def plan_distractors(
         control=settings.control,
         control_strength=settings.control_strength,
     )
-    for engine in chosen.engines():
-        engine.check()
+    engines = chosen.checked()
     views = list(list_views(tuples))
     work, rejected = plan_synthesis(
         views,
-        chosen.recipes,
+        engines,
         run_seed=settings.run_seed,
         feather_px=settings.feather_px,
         eval_only_groups=settings.eval_only_groups,
@@ -62,7 +62,7 @@ def plan_distractors(
     if not work.num_rows:
         reasons = ", ".join(sorted({r["reason"] for r in rejected})) or "no view in the chosen splits"
         raise UsageError(f"{tuples.location.uri}: no distractor can be made ({reasons})")
-    _refuse_changed(chosen, output, settings.feather_px)
+    _refuse_changed(engines, output, settings.feather_px)
     new = _not_planned(work, output)
     rows_per_shard, batch = _sizes(chosen, settings, views)
     plan = make_plan(
@@ -89,23 +89,28 @@ def asks_for_gpus(output: Dataset, settings: SynthesisSettings) -> bool:
     return settings.dtype == "auto" and needs_dtype(settings.engines) and not _planned_dtype(output)
 
 
-def make_task(tuples: Dataset, plan: Plan, settings: SynthesisSettings) -> SynthesisTask:
-    """What makes the plan's shards. Raises UsageError where the engine of a planned row cannot be made again."""
-    pending = {hash_ for shard in plan.pending for hash_ in plan.members(shard)["settings_hash"].unique().to_pylist()}
-    recipes: dict[str, Recipe] = {}
-    uses_model = bool(settings.gate.gate_backbone)
-    for _, hash_, recipe in _planned(plan.rows):
-        recipes[hash_] = recipe
-        if hash_ in pending:
-            engine = recipe.make()
-            if engine_hash(engine, settings.feather_px) != hash_:
-                raise UsageError(
-                    f"rows of {engine.name} were planned by another version of its code and are not made yet; give "
-                    "another output, or make the other engines alone (--only-engine)"
-                )
-            engine.check()
-            uses_model |= engine.uses_model
-    return SynthesisTask(tuples.location.uri, settings, recipes, uses_model)
+def make_task(
+    tuples: Dataset, plan: Plan, settings: SynthesisSettings, shards: Sequence[str] | None = None
+) -> SynthesisTask:
+    """What makes the given shards of the plan (all that are missing, by default).
+
+    Raises UsageError where the engine that a row was planned for cannot be made again.
+    """
+    wanted = {hash_ for shard in (plan.pending if shards is None else shards)
+              for hash_ in plan.members(shard)["settings_hash"].unique().to_pylist()}  # fmt: skip
+    engines: dict[str, Engine] = {}
+    for name, hash_, recipe in _planned(plan.rows):
+        if hash_ not in wanted:
+            continue
+        engine = engines[hash_] = recipe.make()
+        engine.check()
+        if engine_hash(engine, settings.feather_px) != hash_:
+            raise UsageError(
+                f"rows of {name} were planned by another version of its code or with other weights, and are not made "
+                "yet; give another output, or make the other engines alone (--only-engine)"
+            )
+    uses_model = bool(settings.gate.gate_backbone) or any(engine.uses_model for engine in engines.values())
+    return SynthesisTask(tuples.location.uri, settings, engines, uses_model)
 
 
 def selected(plan: Plan, selection: Selection) -> Plan:
@@ -138,7 +143,8 @@ def synthesize(
     tuples: Dataset, output: Dataset, plan: Plan, settings: SynthesisSettings, run: RunSettings
 ) -> RunSummary:
     """Make the planned distractors; needs a Ray session where shards are pending."""
-    summary = run_plan(make_task(tuples, plan, settings), output, plan, run, title="synthesize")
+    task = make_task(tuples, plan, settings, shards_to_make(output, plan, run))
+    summary = run_plan(task, output, plan, run, title="synthesize")
     _write_card(output, summary, licence_of(tuples))
     return summary
 
@@ -196,7 +202,7 @@ def _planned_dtype(output: Dataset) -> str:
     return next((recipe.dtype for recipe in recipes if recipe.dtype), "")
 
 
-def _refuse_changed(chosen: Chosen, output: Dataset, feather_px: float) -> None:
+def _refuse_changed(engines: Sequence[tuple[Recipe, Engine]], output: Dataset, feather_px: float) -> None:
     """One engine has one configuration in a dataset: who reads it tells distractors apart by the engine's name."""
     content = (output.settings() or {}).get("content", {})
     if content.get("feather_px", feather_px) != feather_px:
@@ -205,14 +211,21 @@ def _refuse_changed(chosen: Chosen, output: Dataset, feather_px: float) -> None:
         name: (hash_, recipe) for plan in output.plans() if "recipe" in plan.column_names
         for name, hash_, recipe in _planned(plan)
     }  # fmt: skip
-    for engine in chosen.engines():
+    for _, engine in engines:
         if engine.name not in before or before[engine.name][0] == engine_hash(engine, feather_px):
             continue
-        said = "; ".join(differences(before[engine.name][1].make().settings, engine.settings))
+        said = "; ".join(differences(_settings_of(before[engine.name][1]), engine.settings))
         raise UsageError(
             f"{output.location.uri} holds {engine.name} with other settings ({said or 'another version of its code'}). "
             f"Give another output, or the options that it was made with: {_as_options(before[engine.name][1])}"
         )
+
+
+def _settings_of(recipe: Recipe) -> dict[str, Any]:
+    engine = recipe.make()
+    with suppress(UsageError):  # its weights may be gone
+        engine.check()
+    return engine.settings
 
 
 def _as_options(recipe: Recipe) -> str:

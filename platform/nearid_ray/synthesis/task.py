@@ -1,5 +1,6 @@
 """Synthesis on shards: decode views, let the engine paint, encode. The objects here travel to the workers."""
 
+import copy
 import gc
 import json
 import sys
@@ -14,8 +15,7 @@ from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.pipeline import ShardResult
 from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.identifiers import seed_of
-from nearid_ray.synthesis.catalog import Recipe
-from nearid_ray.synthesis.engine import Engine, EngineRequest
+from nearid_ray.synthesis.engine import SAME_OBJECT, Engine, EngineRequest
 from nearid_ray.synthesis.gate import Embed, load_embed
 from nearid_ray.synthesis.paint import Batches, Painted, Painter, Row
 from nearid_ray.synthesis.settings import SynthesisSettings
@@ -39,12 +39,12 @@ class _Computed(NamedTuple):
 
 @dataclass
 class SynthesisTask:
-    """Paint the rows of a shard. A shard holds rows of one engine, which is made again by its settings' hash."""
+    """Paint the rows of a shard. A shard holds rows of one engine, found by its settings' hash."""
 
     tuples_uri: str
     settings: SynthesisSettings
-    recipes: dict[str, Recipe]
-    """Settings hash -> how to make that engine."""
+    engines: dict[str, Engine]
+    """Settings hash -> that engine, checked and not loaded."""
     uses_model: bool = False
     _batches: Batches | None = field(default=None, repr=False)
     _hash: str = ""
@@ -76,7 +76,7 @@ class SynthesisTask:
         return _Computed(rows, log)
 
     def finish(self, work: pa.Table, computed: _Computed) -> ShardResult:
-        engine = self.recipes[work["settings_hash"][0].as_py()].make()
+        engine = self.engines[work["settings_hash"][0].as_py()]
         rows = [_output_row(row, painted, engine, self.settings) for row, painted in
                 zip(work.to_pylist(), computed.rows, strict=True)]  # fmt: skip
         return ShardResult(pa.Table.from_pylist(rows, schema=DISTRACTORS.schema), log=computed.log)
@@ -88,7 +88,7 @@ class SynthesisTask:
             gc.collect()
             if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
                 sys.modules["torch"].cuda.empty_cache()
-            engine = self.recipes[settings_hash].make()
+            engine = copy.copy(self.engines[settings_hash])  # what it loads goes with the copy
             engine.load()
             self._batches, self._hash = Batches(engine), settings_hash
         return self._batches
@@ -158,7 +158,7 @@ def _output_row(row: dict[str, Any], painted: Painted, engine: Engine, settings:
     return {column: row[column] for column in _KEPT} | {
         "distractor_id": name,
         "engine_family": engine.family,
-        "control": engine.group == "control",
+        "control": engine.group in SAME_OBJECT,
         "engine_revision": engine.revision,
         "engine_settings": json.dumps(engine.settings, sort_keys=True),
         "run_seed": settings.run_seed,
