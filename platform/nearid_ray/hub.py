@@ -1,10 +1,17 @@
 """Models from folders and from the Hugging Face hub: which of the two a name means, and what went wrong, in words."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nearid_ray.errors import UsageError
+
+DECIDING_FILES = (".json", ".txt", ".model", ".safetensors", ".bin", ".py")
+"""Endings of the files of a model that decide what it computes."""
+
+_SAMPLED_BLOCKS = 64
+_BLOCK_BYTES = 64 << 10
 
 
 def is_folder(spec: str, what: str, expected: str) -> bool:
@@ -23,6 +30,48 @@ def is_folder(spec: str, what: str, expected: str) -> bool:
             f"{what} {spec!r}: there is no such folder; expected one with {expected}, or a hub id owner/name"
         )
     return False
+
+
+def commit(spec: str, revision: str, file_name: str, what: str) -> str:
+    """The hub's commit of a model, found by fetching one of its small files.
+
+    Raises:
+        UsageError: it cannot be had (no such model, gated, offline ...), in words; `what` names the setting.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        # The hub's cache keeps files by commit: .../snapshots/COMMIT/FILE
+        file = Path(hf_hub_download(spec, file_name, revision=revision or None))
+    except Exception as error:  # its client raises errors of its own, of its transport and of the file system
+        at = f" at revision {revision}" if revision else ""
+        raise UsageError(
+            f"{what} {spec} is no folder here, and its {file_name} cannot be had from the hub{at}: "
+            f"{in_words(error, spec)}"
+        ) from error
+    return file.parents[len(Path(file_name).parts) - 1].name
+
+
+def fingerprint(folder: Path, endings: Collection[str] = DECIDING_FILES) -> str:
+    """A name, 16 hexadecimal digits, of the files in a folder that decide what a model computes, wherever it lies.
+
+    Of large files blocks all over them are read: weights that were trained on differ everywhere, and reading gigabytes
+    to name them would take longer than many runs.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in endings and file.is_file():
+            digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+            _add_sample(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _add_sample(digest: "hashlib._Hash", file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        for block in range(_SAMPLED_BLOCKS):
+            stream.seek(size * block // _SAMPLED_BLOCKS)
+            digest.update(stream.read(_BLOCK_BYTES))
 
 
 def in_words(error: BaseException, spec: str) -> str:

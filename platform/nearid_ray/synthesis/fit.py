@@ -8,6 +8,9 @@ import numpy as np
 from nearid_ray.data.images import resize_mask, resize_rgb
 from nearid_ray.data.masks import FULL_SHARE, dilate_mask, fill_holes
 
+LATENT_PX = 8
+"""One latent cell stands for so many pixels, in both directions, in all the models here."""
+
 
 def painting_mask(mask_HW: np.ndarray, dilation_px: int) -> np.ndarray:
     """The region an engine may paint: the object's mask without holes, grown by `dilation_px` canonical pixels.
@@ -48,10 +51,21 @@ def fitted_size(width_px: int, height_px: int, short_px: int, multiple_px: int) 
 def to_engine(
     view_HW3: np.ndarray, region_HW: np.ndarray, short_px: int, multiple_px: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """View and painting region at the engine's resolution (Lanczos; the mask by covered area)."""
+    """View and painting region at the engine's resolution (Lanczos; the mask by covered area).
+
+    Raises:
+        ValueError: as `fitted_size`, or the region is so small that no latent cell is to be painted.
+    """
     height, width = view_HW3.shape[:2]
     size = fitted_size(width, height, short_px, multiple_px)
-    return resize_rgb(view_HW3, *size), resize_mask(region_HW, *size)
+    mask_hw = resize_mask(region_HW, *size)
+    # Masks are brought to the latents by their nearest pixel, which is the first of each cell.
+    if not mask_hw[::LATENT_PX, ::LATENT_PX].any():
+        raise ValueError(
+            f"the region to paint, {int((region_HW > 0).sum())} pixels of the view, lies between the latent cells of "
+            f"{LATENT_PX} px at {size[0]} x {size[1]}; nothing would be painted"
+        )
+    return resize_rgb(view_HW3, *size), mask_hw
 
 
 def to_view(painted_HW3: np.ndarray, view_HW3: np.ndarray) -> np.ndarray:

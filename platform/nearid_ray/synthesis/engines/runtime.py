@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 def device() -> str:
     """cuda where this worker was given a GPU, else cpu."""
+    import ray
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    # A Ray worker that asked for no GPU may still see those of its machine.
+    return "cuda" if not ray.is_initialized() or ray.get_gpu_ids() else "cpu"
 
 
 def denoiser(pipeline: Any) -> Any:
@@ -52,15 +56,29 @@ def place(pipeline: Any, settings: "DiffusionSettings") -> None:
 
 
 @contextmanager
+def caching(pipeline: Any, settings: "DiffusionSettings") -> Iterator[None]:
+    """The first-block cache for one call of a pipeline that does not open it itself (those of Flux).
+
+    Whether a step is skipped is decided for the whole batch: with the cache a row's picture depends on its batch.
+    """
+    if not settings.cache_threshold:
+        yield
+        return
+    with denoiser(pipeline).cache_context("cond"):
+        yield
+
+
+@contextmanager
 def quiet_diffusers() -> Iterator[None]:
-    """Without the bars and notices of loading."""
+    """Without the bars and notices of diffusers; what matters in them is checked and said by us."""
     from diffusers.utils import logging
 
-    level = logging.get_verbosity()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()
