@@ -50,6 +50,8 @@ class OnlineSettings:
     """As in embed: toybox-siglip2, a folder in transformers' layout, or a hub id."""
     revision: str | None = None
     """Branch, tag or commit of a backbone on the hub."""
+    image_px: int | None = None
+    """As in embed: side of the picture that DINOv2 and DINOv3 are to read; others have their own."""
     backbone_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision the backbone computes in."""
     draws: int = 1
@@ -76,6 +78,7 @@ class OnlineSettings:
         return EmbedSettings(
             backbone=self.backbone,
             revision=self.revision,
+            image_px=self.image_px,
             dtype=self.backbone_dtype,
             batch_size=self.picture_batch,
             draws=self.draws,
@@ -97,7 +100,13 @@ class ComputedTokens:
         from nearid_ray.models.backbone import load_backbone
 
         said = self.settings
-        backbone = load_backbone(said.backbone, revision=said.revision, dtype=said.backbone_dtype, device=device)
+        backbone = load_backbone(
+            said.backbone,
+            revision=said.revision,
+            dtype=said.backbone_dtype,
+            device=device,
+            image_px=said.image_px,
+        )
         pairs = zip(said.tuples, said.distractor_data or [""] * len(said.tuples), strict=True)
         inputs = [{"tuples": one} | ({"distractors": other} if other else {}) for one, other in pairs]
         return OnlineTokens(inputs, backbone, said.embedding(), threads=threads)
