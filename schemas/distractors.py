@@ -4,6 +4,8 @@ import pyarrow as pa
 
 from schemas.fields import SPLITS, Reference, Table, described, error_field, image
 
+CONTROL_SUFFIX = "-control"
+"""Ends the name of an engine's artefact control."""
 VERDICTS = ("accepted", "flagged", "blank", "saturated", "unchanged", "too-far", "none")
 
 DISTRACTORS = Table(

@@ -207,3 +207,21 @@ def test_an_empty_plan_is_refused(inputs: tuple[Dataset, Dataset]) -> None:
 def test_settings_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EmbedSettings(**values)
+
+
+def test_controls_are_embedded_when_asked_for_and_never_for_training(tmp_path, rows_of, distractors_of, write):
+    rows = rows_of(["train", "test"])
+    others = distractors_of(rows, ("recolor", "recolor-control", "elsewhere"))
+    for row in others:
+        row["control"] = row["engine"] != "recolor"
+    tuples = write(tmp_path / "t", "tuples", rows)
+    distractors = write(tmp_path / "d", "distractors", others)
+
+    def planned(**settings):
+        work, rejected = plan_embed(tuples, distractors, EmbedSettings(masked=False, **settings))
+        pairs = zip(work["split"].to_pylist(), work["engine"].to_pylist(), strict=True)
+        return set(pairs) - {("train", ""), ("test", "")}, {entry["reason"] for entry in rejected}
+
+    assert planned() == ({("train", "recolor"), ("test", "recolor")}, set())
+    wanted = {("train", "recolor"), ("test", "recolor"), ("test", "recolor-control")}
+    assert planned(controls=True) == (wanted, {"control-in-train"})

@@ -164,6 +164,7 @@ def _run_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is a shard; it must not be split between the steps
+    context.execution_options.preserve_order = bool(gpus)  # shards of one model stand together: it is loaded once
     pool = ray.data.ActorPoolStrategy(size=workers)
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset: Any = ray.data.from_arrow(list(shards))

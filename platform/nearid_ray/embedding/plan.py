@@ -13,6 +13,7 @@ from nearid_ray.embedding.shards import Stored
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import stable_hash
 from schemas import SPLITS
+from schemas.distractors import CONTROL_SUFFIX
 
 _VIEW = "views.list.element"
 _TUPLE_COLUMNS = ("identity_id", "category", "split", f"{_VIEW}.view_id", f"{_VIEW}.error", f"{_VIEW}.mask.path")
@@ -27,6 +28,7 @@ _DISTRACTOR_COLUMNS = (
     "split",
     "oracle",
     "verdict",
+    "control",
     "error",
     "mask.path",
 )
@@ -87,6 +89,8 @@ class EmbedSettings:
     """Engines whose distractors are embedded; all when empty."""
     train_engines: tuple[str, ...] = ()
     """Of these, the engines embedded for the split train; all when empty."""
+    controls: bool = False
+    """Embed artefact controls too (engines that end in -control): for val and test alone, they are no distractors."""
     stored: Stored = "float16"
     """How tokens lie on disk: float16, or int8 with one scale a token, which takes half the room and rounds each number
     to 1/127 of the token's largest."""
@@ -168,8 +172,9 @@ def plan_embed(
     """(work list, rejected records) for the pictures of two datasets.
 
     The items of one picture stand side by side, pictures in the order in which they lie in their shards, views first.
-    A picture with an error, a distractor whose verdict is not `accepted` and a masked item without a mask are left out
-    and rejected with their reason; what the settings do not ask for is left out without a word.
+    A picture with an error, a distractor whose verdict is not `accepted`, a control in the split train and a masked
+    item without a mask are left out and rejected with their reason; what the settings do not ask for is left out
+    without a word, as are pictures of the same object that are no artefact controls.
 
     Raises:
         UsageError: an engine is asked for that no distractor has, the distractors were made from other tuples, or
@@ -236,6 +241,8 @@ def _distractors(
 ) -> Iterator[_Picture]:
     for shard, table in _metadata(distractors, _DISTRACTOR_COLUMNS):
         for row, entry in enumerate(table.to_pylist()):
+            if entry.get("control") and not (settings.controls and entry["engine"].endswith(CONTROL_SUFFIX)):
+                continue
             view = views.get((entry["identity_id"], entry["view_index"]))
             masked_by = view if settings.distractor_mask == "view" else None
             yield _Picture(
@@ -263,6 +270,8 @@ def _problem(entry: dict[str, Any], view: _Picture | None) -> tuple[str, str] | 
         return "distractor-error", entry["error"]
     if entry["verdict"] != "accepted":
         return "distractor-not-accepted", f"its verdict is {entry['verdict']}"
+    if entry.get("control") and entry["split"] == "train":
+        return "control-in-train", "it shows the same object, which nothing may be trained to push away"
     if view is None or view.image_id != entry["view_id"]:
         return "no-view", "the tuples do not hold the view it was painted into"
     return None

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearid_ray.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference, bootstrap_rates
+from nearid_ray.evaluation.control import without_controls
 from nearid_ray.evaluation.correlations import bootstrap_pearson
 from nearid_ray.evaluation.margins import TrialCounts
 from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
@@ -64,12 +65,12 @@ def engine_groups(similarities: pa.Table, train_engines: Sequence[str] = ()) -> 
 
     part-level: engines with an oracle (a part of the object changed). train, unseen: the others, by whether the head
     was trained on them; without `train_engines` neither is known. object-level: train and unseen together, the
-    headline. all: every engine.
+    headline. all: every engine. Artefact controls are in none: they show the same object.
 
     A group that another one already names in full is left out.
     """
     distractors = similarities.filter(pc.field("kind") == "distractor")
-    engines = sorted(set(distractors["engine"].to_pylist()))
+    engines = without_controls(sorted(set(distractors["engine"].to_pylist())))
     part = set(distractors.filter(pc.is_valid(pc.field("oracle")))["engine"].to_pylist())
     whole = [engine for engine in engines if engine not in part]
     groups = {

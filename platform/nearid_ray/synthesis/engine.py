@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-CONTROL = "-control"
+from schemas.distractors import CONTROL_SUFFIX
+
+CONTROL = CONTROL_SUFFIX
 """Ends the name of an engine's artefact control."""
 SAME_OBJECT = ("control", "context")
 """Groups of engines whose pictures show the same object: they are no distractors."""
