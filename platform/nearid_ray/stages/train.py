@@ -142,6 +142,7 @@ def _train(
             storage=output,
             name="checkpoints",
             init=settings.init,
+            opened=cache,
             where=settings.where,
             on_rows=on_rows,
         )

@@ -60,6 +60,7 @@ def train_many(
     storage: str | Location,
     name: str,
     init: str | None = None,
+    opened: Cache | None = None,
     where: WorkerSettings | None = None,
     on_row: OnRow | None = print_progress,
     on_rows: OnRows | None = None,
@@ -79,6 +80,7 @@ def train_many(
         name: name of the whole; checkpoints of another list of runs under this name are refused.
         init: what to start from: folder of a trained head (`save_head`), or a release (`release.initial_head`); the
             backbone's own head when left out.
+        opened: the tokens, where the caller has opened them already.
         where: number and kind of workers.
         on_row: called on the first worker with (run's name, row, number of steps) after every step.
         on_rows: called on the driver, while training goes on, with (run's name, its rows since the last call); rows
@@ -97,7 +99,7 @@ def train_many(
         raise UsageError("there is nothing to train: no settings were given")
     path = place.path if not place.is_local else str(Path(place.path).absolute())
     filesystem = None if place.is_local else place.filesystem
-    cache = source.open()
+    cache = source.open() if opened is None else opened
     head = initial_head(cache, init)
     origins = check_runs(runs, cache, head, where)
     held = read_checkpoint(last_checkpoint(f"{path}/{name}", filesystem), runs, origins)
