@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.e2e.conftest import run_job  # noqa: F401  (a fixture)
+from tests.s3.swift_server import SECRET
 
 SERVER_PYTHON = "NEARID_S3_SERVER_PYTHON"
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ def bucket(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             patch.delenv(name)
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", "test:tester")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -72,33 +73,50 @@ def bucket(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield "s3://nearid"
 
 
-Jobs = Callable[..., str]
+class Runner:
+    """Runs jobs in one process, whose Ray session was started with the environment of the time, which workers need."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        command = [sys.executable, str(HERE / "job_runner.py"), str(log)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._session = self._process.stdout.readline().strip()
+        """Ray's folder of logs."""
+
+    def run(self, name: str, *argv: object) -> tuple[int, str]:
+        """(exit code, what it printed) of a job: `run("ingest", "toybox", ...)`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([name, *map(str, argv)]), file=self._process.stdin, flush=True)
+        code = self._process.stdout.readline().strip()
+        assert code, self._log.read_text()
+        return int(code), self._log.read_text()
+
+    def __call__(self, name: str, *argv: object) -> str:
+        """What a job prints that must succeed."""
+        code, said = self.run(name, *argv)
+        assert code == 0, said
+        return said
+
+    def logs(self) -> list[Path]:
+        """What Ray and the jobs say beside that, while the session lasts."""
+        return [self._log, *Path(self._session).rglob("*.*")]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def jobs(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    """`jobs("ingest", "toybox", ...)` runs a job that must succeed, and returns what it printed.
-
-    All run in one process whose Ray session was started with the bucket's environment, which the workers need.
-    """
-    log = tmp_path_factory.mktemp("jobs") / "log.txt"
-    command = [sys.executable, str(HERE / "job_runner.py"), str(log)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def run(name: str, *argv: object) -> str:
-        print(json.dumps([name, *map(str, argv)]), file=process.stdin, flush=True)
-        code = process.stdout.readline().strip()
-        said = log.read_text()
-        assert code == "0", said
-        return said
-
+def jobs(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """`jobs("ingest", "toybox", ...)` runs a job that must succeed, and returns what it printed."""
+    runner = Runner(tmp_path_factory.mktemp("jobs") / "log.txt")
     try:
-        yield run
+        yield runner
     finally:
-        process.stdin.close()
-        process.wait(60)
+        runner.close()
 
 
 def _cannot_run(python: str, folder: Path) -> str:

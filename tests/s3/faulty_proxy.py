@@ -4,22 +4,35 @@ import http.client
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-At = Callable[[str, str], bool]
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server says instead of doing its work."""
+
+    status: int
+    code: str = "Planted"
+
+
+Fault = Callable[[str, str], Answer | None]
+"""What is answered to a request (method, path); None passes it on."""
 
 
 @contextmanager
-def faulty_proxy(server_port: int, refuse: At) -> Iterator[str]:
-    """Endpoint of a proxy that answers 403 where `refuse(method, path)` says so, and passes on everything else."""
+def faulty_proxy(server_port: int, fault: Fault) -> Iterator[str]:
+    """Endpoint of a proxy that answers some requests itself and passes on all others."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_request(self) -> None:
             body = self._body()
-            if refuse(self.command, self.path):
-                self._answer(403, [], b"")
+            if planted := fault(self.command, self.path):
+                error = f"<Error><Code>{planted.code}</Code><Message>planted</Message></Error>"
+                said = b"" if planted.status == 200 else error.encode()
+                self._answer(planted.status, [("Content-Type", "application/xml")], said)
                 return
             onward = http.client.HTTPConnection("127.0.0.1", server_port)
             onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -53,7 +66,7 @@ def faulty_proxy(server_port: int, refuse: At) -> Iterator[str]:
             length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else len(body)
             self.send_header("Content-Length", str(length))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""

@@ -3,7 +3,7 @@
     SWIFT_PYTHON swift_server.py FOLDER PORT
 
 SWIFT_PYTHON is a Python that has the package `swift`. PORT and the three above it are used. The servers run until
-standard input closes or a signal comes; the access key is `test:tester`, the secret `testing`.
+standard input closes or a signal comes; the access key is `test:tester`, the secret SECRET.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
+SECRET = "secret-of-these-tests"
 STORAGE = ("account", "container", "object")
 SERVERS = ("proxy", *STORAGE)
 FILTERS = {
@@ -24,7 +25,7 @@ FILTERS = {
     "listing_formats": {},
     "bulk": {},
     "s3api": {"location": "us-east-1", "max_bucket_listing": 10},  # small pages, so that listings have several
-    "tempauth": {"user_test_tester": "testing .admin"},
+    "tempauth": {"user_test_tester": f"{SECRET} .admin"},
     "copy": {},
     "slo": {},
     "dlo": {},

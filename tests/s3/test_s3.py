@@ -18,7 +18,8 @@ from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.store import Dataset, locate, read_parquet, read_rows
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
-from tests.s3.faulty_proxy import faulty_proxy
+from tests.s3.faulty_proxy import Answer, faulty_proxy
+from tests.s3.swift_server import SECRET
 
 SIZES = ("--train-identities", 16, "--val-identities", 4, "--test-identities", 6)
 SMALL = (*SIZES, "--max-steps", 24, "--alphas", 0.5, "--train-workers", 1, "--tracking-uri", "off")
@@ -29,7 +30,7 @@ TIMES = re.compile(r"/log/|summary\.json|checkpoint|history\.csv|report\.html|ml
 def objects(uri: str) -> dict[str, pafs.FileInfo]:
     """Everything below a place, by its path there."""
     root = locate(uri)
-    found = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True))
+    found = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True, allow_not_found=True))
     return {entry.path.removeprefix(root.path + "/"): entry for entry in found if entry.is_file}
 
 
@@ -68,7 +69,7 @@ def test_a_listing_of_several_pages_is_whole_and_sorted(bucket):
 def test_an_upload_that_fails_in_the_middle_leaves_the_old_file(bucket, server, monkeypatch):
     large = bytes(25_000_000)
     locate(f"{bucket}/failing/old").write_bytes(b"old")
-    with faulty_proxy(server.port, lambda method, path: "partNumber=2" in path) as endpoint:
+    with faulty_proxy(server.port, lambda method, path: Answer(403) if "partNumber=2" in path else None) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for name in ("old", "new"):
             with pytest.raises(UsageError, match="denies access"):
@@ -78,13 +79,12 @@ def test_an_upload_that_fails_in_the_middle_leaves_the_old_file(bucket, server, 
 
 
 def test_an_interrupt_during_an_upload_leaves_a_whole_file_or_none(bucket, server, monkeypatch, request):
-    seen = []
+    seen, whole = [], bytes(12_000_000)
 
-    def interrupt(method: str, path: str) -> bool:
+    def interrupt(method: str, path: str) -> None:
         if "uploads" in path and method == "POST":  # the upload is being opened, nothing is sent yet
             seen.append(path)
             os.kill(os.getpid(), signal.SIGINT)
-        return False
 
     # A process started in the background ignores Ctrl-C until it says otherwise.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -92,10 +92,10 @@ def test_an_interrupt_during_an_upload_leaves_a_whole_file_or_none(bucket, serve
     with faulty_proxy(server.port, interrupt) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(KeyboardInterrupt):
-            locate(f"{bucket}/interrupted/file").write_bytes(b"whole")
+            locate(f"{bucket}/interrupted/file").write_bytes(whole)
     assert seen
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-    assert set(contents(f"{bucket}/interrupted").values()) <= {b"whole"}
+    assert set(contents(f"{bucket}/interrupted").values()) <= {whole}
 
 
 class Squares:
@@ -178,9 +178,11 @@ def test_what_is_on_s3_keeps_the_contract(demo):
         assert schemas.validate(Dataset(f"{demo[0]}/{name}").arrow(), references={"tuples": tuples}) == []
 
 
-def test_no_credentials_are_written_anywhere(demo):
-    told = contents(demo[0])
-    assert [name for name, data in told.items() if b"test:tester" in data or b"testing" in data] == []
+def test_no_credentials_are_written_anywhere(demo, jobs):
+    told = contents(demo[0]) | {str(path): path.read_bytes() for path in demo[1].rglob("*") if path.is_file()}
+    told |= {str(path): path.read_bytes() for path in jobs.logs() if path.is_file()}
+    assert len(told) > 100
+    assert [name for name, data in told.items() if b"test:tester" in data or SECRET.encode() in data] == []
 
 
 def test_after_a_loss_on_s3_only_what_is_missing_is_made_again(demo, jobs):
@@ -267,12 +269,6 @@ def test_inputs_that_are_not_there_are_refused_in_words(bucket, run_job):
         ended = run_job("train", "--tokens", tokens, "--output", f"{bucket}/x", "--tracking-uri", "off")
         assert ended.code == 2
         assert said in ended.err
-
-
-def test_a_server_that_does_not_answer_is_named(bucket, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(UsageError, match=r"S3 at http://127.0.0.1:1 cannot be reached"):
-        locate(f"{bucket}/x").exists()
 
 
 def test_an_output_on_s3_that_cannot_be_tracked_is_refused_before_anything_is_written(bucket, run_job):
