@@ -8,7 +8,7 @@ import pytest
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.catalog import choose
-from nearid_ray.synthesis.plan import ViewPlace, plan_synthesis, plausible_donor_views
+from nearid_ray.synthesis.plan import ViewPlace, cut_into_batches, plan_synthesis, plausible_donor_views
 
 
 def _view(identity: str, index: int = 0, **changes) -> ViewPlace:
@@ -88,3 +88,32 @@ def test_donor_views_with_odd_masks_are_passed_over_while_there_are_others():
     views = [_view("a", i, mask_area=area, mask_touches_border=i == 2) for i, area in enumerate(areas)]
     assert [view.view_index for view in plausible_donor_views(views)] == [0, 4]
     assert [view.view_index for view in plausible_donor_views(views[2:3])] == [2]
+
+
+def test_a_batch_holds_rows_of_one_engine_shard_and_size():
+    views = [_view(f"i{n}", size_px=64 if n < 5 else 32) for n in range(9)]
+    work, _ = _plan(views, engines=("toybox-redraw", "sleeping-1"))
+    sizes = {"toybox-redraw": 4, "sleeping-1": 6}
+    cut = cut_into_batches(work, rows_per_shard=sizes, batch={"toybox-redraw": 3, "sleeping-1": 2})
+    rows = list(zip(*(cut[name].to_pylist() for name in ("engine", "piece", "batch", "view_px")), strict=True))
+    assert rows[:9] == [
+        ("toybox-redraw", piece, batch, size)
+        for piece, batch, size in [(0, 0, 64), (0, 0, 64), (0, 0, 64), (0, 1, 64), (1, 0, 64), (1, 1, 32), (1, 1, 32),
+                                   (1, 1, 32), (2, 0, 32)]
+    ]  # fmt: skip
+    assert [row[1:3] for row in rows[9:]] == [
+        (3, 0), (3, 0), (3, 1), (3, 1), (3, 2), (3, 3), (4, 0), (4, 0), (4, 1),
+    ]  # fmt: skip
+
+
+def test_prompts_are_the_engines_and_stand_in_the_plan():
+    work, _ = plan_synthesis(
+        [_view("a", description="a red mug"), _view("b")],
+        choose(("sdxl-512",), ("sdxl-512.prompt_template=one {category}: {description}",)).unchecked(),
+        run_seed=0,
+        feather_px=0,
+        eval_only_groups=(),
+        splits=("test",),
+    )
+    assert work["prompt"].to_pylist() == ["one mug: a red mug", "one mug: mug"]
+    assert "watermark" in work["negative_prompt"][0].as_py()

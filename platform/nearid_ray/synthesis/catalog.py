@@ -94,14 +94,17 @@ class Chosen:
     batches: dict[str, int]
     """By the configuration's name, where an option says so."""
 
+    def unchecked(self) -> "list[tuple[Recipe, Engine]]":
+        """Every recipe with its engine, which has not looked for its weights."""
+        return [(recipe, recipe.make()) for recipe in self.recipes]
+
     def checked(self) -> "list[tuple[Recipe, Engine]]":
         """Every recipe with its engine, which has found its weights: the recipe then names them for good.
 
         Raises UsageError where something is missing.
         """
         found = []
-        for recipe in self.recipes:
-            engine = recipe.make()
+        for recipe, engine in self.unchecked():
             engine.check()
             found.append((recipe.pinned(engine), engine))
         return found
@@ -153,7 +156,7 @@ def _control_of(engine: Engine, strength: float) -> Engine | None:
 
 def make_engines(names: Sequence[str], options: Sequence[str] = ()) -> list[Engine]:
     """The engines of `choose`, neither checked nor loaded."""
-    return [recipe.make() for recipe in choose(names, options).recipes]
+    return [engine for _, engine in choose(names, options).unchecked()]
 
 
 def needs_dtype(names: Sequence[str]) -> bool:
