@@ -28,7 +28,7 @@ from nearid_ray.training.history import HistoryRow, read_history
 from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.outputs import TrainedHead, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.trainer import initial_head, train_many
+from nearid_ray.training.trainer import check_runs, initial_head, train_many
 
 BASE = TrainSettings(
     learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=100, evaluate_every=20, checkpoint_every=40
@@ -229,6 +229,16 @@ def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Pat
     with pytest.raises(UsageError, match="no settings were given"):
         train_many({}, tokens=cache_uri, storage=str(tmp_path), name="runs")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
+
+
+def test_training_can_start_from_a_trained_head_of_the_same_backbone(cache_uri: str, tmp_path: Path) -> None:
+    cache = TokenCache.open(cache_uri)
+    trained = AttentionPoolingHead.initialised(16, 2, 32, seed=5)
+    save_head(str(tmp_path), trained, HeadCard.of(trained, "memory", cache.backbone["fingerprint"]))
+    started = initial_head(cache, str(tmp_path))
+    assert_same(trained.state_dict(), started.state_dict(), 0)
+    origins = [check_runs({"a": BASE}, cache, head)["a"] for head in (None, started)]
+    assert origins[0]["initial_head"] != origins[1]["initial_head"] and origins[0]["tokens"] == origins[1]["tokens"]
 
 
 def test_more_workers_than_the_machine_has_cpus_are_refused(ray_session: None, cache_uri: str, tmp_path: Path) -> None:
