@@ -73,7 +73,7 @@ def plan_distractors(
         rows_per_shard=max(rows_per_shard.values()),
         break_on=("piece",),
     )
-    write_rejected(output, "synthesize", rejected)
+    write_rejected(output, "synthesize", rejected + (_without_control(chosen) if settings.control else []))
     return plan
 
 
@@ -232,6 +232,16 @@ def _as_options(recipe: Recipe) -> str:
     base = recipe.name.removesuffix(CONTROL)
     said = [f"{base}.{option}" for option in recipe.options]
     return " ".join(said + ([f"--dtype {recipe.dtype}"] if recipe.dtype else [])) or "none"
+
+
+def _without_control(chosen: Chosen) -> list[dict[str, str]]:
+    names = {recipe.name for recipe in chosen.recipes}
+    detail = "it has no strength to choose, or shows the same object anyway"
+    return [
+        {"record_id": name, "identity_id": "", "reason": "no-control", "detail": detail}
+        for name in sorted(names)
+        if not name.endswith(CONTROL) and name + CONTROL not in names
+    ]
 
 
 def _sizes(
