@@ -15,14 +15,39 @@ Axes: I identities, E engines, V views, M directed trials of an identity (V * (V
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nearid_ray.errors import UsageError
+from nearid_ray.evaluation.bootstrap import CONFIDENCE, bootstrap_rates
+from nearid_ray.evaluation.counts import TrialCounts, count_matrix, count_trials, weighted_rates
+from nearid_ray.evaluation.frames import columns_of, floats, like, names, refuse_doubles
+
+__all__ = [
+    "TrialCounts",
+    "count_matrix",
+    "count_trials",
+    "directed_pairs",
+    "margins",
+    "ordering_rate",
+    "pairwise_accuracy",
+    "sample_success_rate",
+    "summarize",
+    "tuple_margins",
+    "weighted_rates",
+]
+
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+
+POOLED = "all"
+"""Name of the row that pools every engine (or whatever else was asked apart)."""
+MEASURED_APART = ("scorer", "condition", "split")
+"""Columns that are never pooled over: what they tell apart are other measurements, not more of one."""
+VIEW_COLUMNS = ("anchor_view_index", "positive_view_index")
 
 
 def directed_pairs(views: int) -> list[tuple[int, int]]:
@@ -121,155 +146,6 @@ def sample_success_rate(margin_N: ArrayLike, unit_N: ArrayLike) -> float:
     return counts.ssr()
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialCounts:
-    """Valid and successful trials of each identity and engine: all that SSR, PA and their intervals need."""
-
-    identities: tuple[str, ...]
-    """Names of axis I."""
-    engines: tuple[str, ...]
-    """Names of axis E."""
-    valid_IE: IntArray
-    """Number of valid trials."""
-    success_IE: IntArray
-    """Number of valid trials with a margin above zero."""
-
-    @property
-    def counted_IE(self) -> NDArray[np.bool_]:
-        """Units (identity, engine) with at least one valid trial."""
-        return self.valid_IE > 0
-
-    @property
-    def solved_IE(self) -> NDArray[np.bool_]:
-        """Units whose valid trials all succeed."""
-        return self.counted_IE & (self.success_IE == self.valid_IE)
-
-    def support(self) -> int:
-        """Number of units (identity, engine) with at least one valid trial."""
-        return int(self.counted_IE.sum())
-
-    def identity_count(self) -> int:
-        """Number of identities with at least one valid trial at any engine."""
-        return int(self.counted_IE.any(axis=1).sum())
-
-    def trial_count(self) -> int:
-        """Number of valid trials."""
-        return int(self.valid_IE.sum())
-
-    def ssr(self) -> float:
-        """SSR over all units, which is the mean of the engines' SSR weighted by their support; nan when empty."""
-        return weighted_rates(np.ones(len(self.identities)), self)[0].item()
-
-    def pa(self) -> float:
-        """The mean of the engines' PA weighted by their support in units; nan when empty."""
-        return weighted_rates(np.ones(len(self.identities)), self)[1].item()
-
-    def of_engines(self, engines: Sequence[str]) -> TrialCounts:
-        """The same counts with these engines alone, in this order.
-
-        Raises:
-            ValueError: an engine that was not counted.
-        """
-        unknown = sorted(set(engines) - set(self.engines))
-        if unknown:
-            raise ValueError(f"unknown engines {unknown}; counted were {list(self.engines)}")
-        columns = [self.engines.index(engine) for engine in engines]
-        return TrialCounts(
-            identities=self.identities,
-            engines=tuple(engines),
-            valid_IE=self.valid_IE[:, columns],
-            success_IE=self.success_IE[:, columns],
-        )
-
-    def aligned(self, identities: Sequence[str]) -> TrialCounts:
-        """The same counts with rows for exactly these identities; those never counted get zeros."""
-        position = {name: row for row, name in enumerate(self.identities)}
-        rows = np.array([position.get(name, -1) for name in identities], np.int64)
-        known = rows >= 0
-        valid = np.zeros((len(rows), len(self.engines)), np.int64)
-        success = np.zeros_like(valid)
-        valid[known], success[known] = self.valid_IE[rows[known]], self.success_IE[rows[known]]
-        return TrialCounts(identities=tuple(identities), engines=self.engines, valid_IE=valid, success_IE=success)
-
-
-def count_trials(margin_N: ArrayLike, identity_N: ArrayLike, engine_N: ArrayLike | None = None) -> TrialCounts:
-    """Count valid and successful trials of each identity and engine.
-
-    Args:
-        margin_N: directed margins; nan and infinite ones are not valid.
-        identity_N: identity of each margin.
-        engine_N: engine of each margin; one nameless engine when left out.
-
-    Raises:
-        ValueError: the arguments differ in length.
-
-    Both axes come out sorted, so that equal inputs in another order give equal counts.
-
-    >>> counts = count_trials([0.3, -0.1, 0.2], ["b", "b", "a"], ["flux", "flux", "qwen"])
-    >>> counts.identities, counts.engines, counts.valid_IE.tolist(), counts.success_IE.tolist()
-    (('a', 'b'), ('flux', 'qwen'), [[0, 1], [2, 0]], [[0, 1], [1, 0]])
-    >>> counts.ssr(), counts.pa()
-    (0.5, 0.75)
-    """
-    margin = np.asarray(margin_N, np.float64).reshape(-1)
-    identity = np.asarray(identity_N).reshape(-1)
-    engine = np.full(len(identity), "") if engine_N is None else np.asarray(engine_N).reshape(-1)
-    if not len(margin) == len(identity) == len(engine):
-        raise ValueError(
-            f"{len(margin)} margins, {len(identity)} identities and {len(engine)} engines; expected as many of each"
-        )
-    identities, row_N = np.unique(identity, return_inverse=True)
-    engines, column_N = np.unique(engine, return_inverse=True)
-    shape = (len(identities), len(engines))
-    cell_N = row_N * shape[1] + column_N
-    valid_N = np.isfinite(margin)
-    success_N = valid_N & (np.where(valid_N, margin, 0.0) > 0)
-    return TrialCounts(
-        identities=tuple(str(name) for name in identities),
-        engines=tuple(str(name) for name in engines),
-        valid_IE=np.bincount(cell_N[valid_N], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64),
-        success_IE=np.bincount(cell_N[success_N], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64),
-    )
-
-
-def count_matrix(margin_IEM: ArrayLike, identities: Sequence[str], engines: Sequence[str]) -> TrialCounts:
-    """Trial counts of margins that already stand in a matrix (`tuple_margins`).
-
-    >>> count_matrix([[[0.3, -0.1], [0.2, np.nan]]], ["a"], ["flux", "qwen"]).success_IE.tolist()
-    [[1, 1]]
-    """
-    margin = np.asarray(margin_IEM, np.float64)
-    if margin.shape[:2] != (len(identities), len(engines)):
-        raise ValueError(f"margins of shape {margin.shape} for {len(identities)} identities, {len(engines)} engines")
-    valid = np.isfinite(margin)
-    return TrialCounts(
-        identities=tuple(identities),
-        engines=tuple(engines),
-        valid_IE=valid.sum(axis=2, dtype=np.int64),
-        success_IE=(valid & (np.where(valid, margin, 0.0) > 0)).sum(axis=2, dtype=np.int64),
-    )
-
-
-def weighted_rates(weight_BI: ArrayLike, counts: TrialCounts) -> tuple[FloatArray, FloatArray]:
-    """SSR and PA over engines with each identity counted `weight` times: arrays of shape (B,), or () for one row.
-
-    Both are means over engines weighted by support, the number of units (identity, engine) with a valid trial. For
-    SSR this equals solved units / units. An engine without support is left out; nan where nothing is left.
-
-    Args:
-        weight_BI: how often each identity is counted; several rows at once for resampling.
-    """
-    weight = np.asarray(weight_BI, np.float64)
-    support_BE = weight @ counts.counted_IE
-    solved_BE = weight @ counts.solved_IE
-    with np.errstate(invalid="ignore", divide="ignore"):
-        engine_pa_BE = (weight @ counts.success_IE) / (weight @ counts.valid_IE)
-        support_B = support_BE.sum(axis=-1)
-        ssr_B = solved_BE.sum(axis=-1) / support_B
-        pa_B = (np.nan_to_num(engine_pa_BE) * support_BE).sum(axis=-1) / support_B
-    return np.asarray(ssr_B), np.asarray(pa_B)
-
-
 def ordering_rate(distractor_similarity_N: ArrayLike, random_similarity_N: ArrayLike) -> float:
     """Share of comparisons in which a distractor is more similar to its view than a random identity's view is.
 
@@ -284,3 +160,127 @@ def ordering_rate(distractor_similarity_N: ArrayLike, random_similarity_N: Array
     nan
     """
     return pairwise_accuracy(margins(distractor_similarity_N, random_similarity_N))
+
+
+def summarize(
+    records: Any,
+    by: Sequence[str] = ("engine",),
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    resamples: int = 0,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    max_views: int = 3,
+) -> Any:
+    """SSR and PA of margin records: one row a group, then rows of groups of engines, then the pooled row.
+
+    Rates are fractions, 0..1. Over engines both are means weighted by support (units: identity x engine), so the SSR
+    of the pooled row is the share of units whose valid trials all succeed. Ties fail. A null, nan or infinite margin
+    is no trial; `coverage`, the share of records that are trials, tells of them. nan (in Arrow: nan) where a group
+    has no trial. Empty records give the pooled row alone.
+
+    Args:
+        records: a DataFrame or an Arrow table with at least engine, identity_id, margin, one row a directed trial
+            (`schemas.MARGINS` has them).
+        by: columns whose values make the groups. Values come out as strings; in pooled rows they are "all", except
+            scorer, condition and split, over which nothing is pooled: with those in `by` there is a pooled row each.
+        groups: name -> engines, more rows when "engine" is in `by` (evaluation.groups has the paper's). Members
+            without records are left out (`num_engines` tells), groups without any member too.
+        resamples: of identities, for intervals in ssr_low, ssr_high, pa_low, pa_high; 0 = none, 1000 is usual.
+        seed, confidence: of these intervals.
+        max_views: most views an identity can have, where the records do not name views: more trials of an identity
+            and engine than so many views give are a sign of two benchmarks in one table.
+
+    Returns:
+        A table of the same kind: the columns of `by`, num_identities (with a trial), num_engines, num_units,
+        num_trials, coverage, ssr, pa.
+
+    Raises:
+        UsageError: a column is missing; a trial stands twice; or there are several scorers, conditions or splits and
+            `by` does not name the column.
+
+    Two identities, two engines; flux solves a and fails one trial of b, qwen has one trial.
+
+    >>> import pyarrow as pa
+    >>> records = {"engine": ["flux"] * 4 + ["qwen"] * 2, "identity_id": list("aabbaa")}
+    >>> records["margin"] = [0.2, 0.1, 0.3, 0.0, 0.4, None]
+    >>> rows = summarize(pa.table(records)).to_pylist()
+    >>> [(row["engine"], row["num_identities"], row["num_trials"], row["ssr"], row["pa"]) for row in rows]
+    [('flux', 2, 4, 0.5, 0.75), ('qwen', 1, 1, 1.0, 1.0), ('all', 2, 5, 0.6666666666666666, 0.8333333333333334)]
+    >>> [round(row["coverage"], 3) for row in rows]
+    [1.0, 0.5, 0.833]
+    """
+    by = (by,) if isinstance(by, str) else tuple(by)
+    columns = columns_of(records, ("engine", "identity_id", "margin", *by), "records")
+    _refuse_mixtures(columns, by, max_views)
+    margin, identity, engine = floats(columns["margin"]), names(columns["identity_id"]), names(columns["engine"])
+    key_columns = [names(columns[name]) for name in by]
+    apart = [name in MEASURED_APART for name in by]
+    keys = list(zip(*key_columns, strict=True)) if by else [()] * len(margin)
+    outer = [tuple(value for value, alone in zip(key, apart, strict=True) if alone) for key in keys]
+
+    def row(values: Sequence[str], chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        counts = count_trials(margin[chosen], identity[chosen], engine[chosen])
+        made: dict[str, Any] = dict(zip(by, values, strict=True))
+        made |= {"num_identities": counts.identity_count(), "num_engines": int(counts.counted_IE.any(axis=0).sum())}
+        made |= {"num_units": counts.support(), "num_trials": counts.trial_count()}
+        made["coverage"] = counts.trial_count() / chosen.sum() if chosen.any() else float("nan")
+        made |= {"ssr": counts.ssr(), "pa": counts.pa()}
+        if resamples:
+            for name, found in zip(
+                ("ssr", "pa"),
+                bootstrap_rates(counts, resamples=resamples, seed=seed, confidence=confidence),
+                strict=True,
+            ):
+                made |= {f"{name}_low": found.low, f"{name}_high": found.high}
+        return made
+
+    key_code, outer_code = _codes(keys), _codes(outer)
+    rows = []
+    for wanted in sorted(set(outer)) or [tuple("" for alone in apart if alone)]:
+        inside = outer_code.chosen(wanted)
+        own = iter(wanted)
+        pooled = [next(own) if alone else POOLED for alone in apart]
+        if not all(apart):
+            for key in sorted({key for key, other in zip(keys, outer, strict=True) if other == wanted}):
+                rows.append(row(key, key_code.chosen(key)))
+        for name, members in (groups or {}).items() if "engine" in by else ():
+            chosen = inside & np.isin(engine, list(members))
+            if chosen.any():
+                rows.append(
+                    row([name if column == "engine" else v for column, v in zip(by, pooled, strict=True)], chosen)
+                )
+        rows.append(row(pooled, inside))
+    return like(records, {name: [made[name] for made in rows] for name in rows[0]})
+
+
+class _codes:
+    """Numbers for tuples of strings, so that each group is one comparison."""
+
+    def __init__(self, keys: Sequence[tuple[str, ...]]) -> None:
+        self._number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+        self._code = np.array([self._number[key] for key in keys], np.int64)
+
+    def chosen(self, key: tuple[str, ...]) -> NDArray[np.bool_]:
+        return self._code == self._number.get(key, -1)
+
+
+def _refuse_mixtures(columns: Mapping[str, np.ndarray], by: Sequence[str], max_views: int) -> None:
+    for name in MEASURED_APART:
+        values = np.unique(names(columns[name])).tolist() if name in columns and name not in by else []
+        if len(values) > 1:
+            raise UsageError(
+                f"records hold {len(values)} values of {name} ({', '.join(values[:5])}); filter one, or name it in by"
+            )
+    known = [name for name in ("identity_id", "engine", *MEASURED_APART) if name in columns]
+    if all(name in columns for name in VIEW_COLUMNS):
+        refuse_doubles({name: columns[name] for name in (*known, *VIEW_COLUMNS)}, "records")
+        return
+    units = list(zip(*(names(columns[name]) for name in known), strict=True))
+    most = max_views * (max_views - 1)
+    unit, count = max(((u, c) for u, c in Counter(units).items()), key=lambda found: found[1], default=((), 0))
+    if count > most:
+        raise UsageError(
+            f"{count} trials of {dict(zip(known, unit, strict=True))}; expected at most {most} ({max_views} views). "
+            f"Records of two benchmarks mixed? Else give the columns {' and '.join(VIEW_COLUMNS)}, or max_views"
+        )
