@@ -60,7 +60,10 @@ def fingerprint(folder: Path, endings: Collection[str] = DECIDING_FILES) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.suffix in endings and file.is_file():
+        hidden = any(
+            part.startswith(".") for part in file.relative_to(folder).parts
+        )  # what a download keeps for itself
+        if file.suffix in endings and not hidden and file.is_file():
             digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
             _add_sample(digest, file)
     return digest.hexdigest()[:16]

@@ -204,6 +204,10 @@ def test_weights_are_named_by_their_files_wherever_they_lie(tiny_weights, broken
     digest = here.revision.partition("@")[2]
     assert len(digest) == 16 and there.revision == f"weights@{digest}"
     assert there.settings["weights"] == "weights" and str(broken) not in str(there.settings)
+    (broken / ".cache").mkdir()
+    (broken / ".cache" / "of_a_download.json").write_text("{}")
+    there.check()
+    assert there.revision == f"weights@{digest}"
     scheduler = broken / "scheduler" / "scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
     there.check()

@@ -157,9 +157,14 @@ def test_a_partial_engine_has_no_artefact_control(tiny_weights):
         ("flux-fill", {"negative_prompt": "text"}, "negative_prompt is set, which flux-fill does not support"),
         ("flux-canny", {"negative_prompt": "text"}, "negative_prompt is set, which flux-canny does not support"),
         ("flux-fill-partial", {"strength": 0.6}, "strength is set, which flux-fill-partial does not support"),
-        ("flux-fill-partial", {"options": {}}, "expected strength_low, strength_high, removed_low, removed_high"),
-        ("flux-canny", {"options": {"canny_low": 9}}, "expected canny_low and canny_high"),
+        (
+            "flux-fill-partial",
+            {"options": {}},
+            r"options \(none\); expected removed_high, removed_low, strength_high, strength_low",
+        ),
+        ("flux-canny", {"options": {"canny_low": 9}}, "expected canny_high, canny_low"),
         ("flux-canny", {"options": {"canny_low": 200, "canny_high": 50}}, "canny_low is 200, canny_high 50"),
+        ("flux-fill", {"options": {"canny_low": 9}}, "options canny_low; expected none"),
         ("flux-fill", {"resolution_px": 72}, "a resolution of 72 px; the model needs a multiple of 16"),
     ],
 )

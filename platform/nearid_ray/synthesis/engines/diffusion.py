@@ -94,8 +94,9 @@ class DiffusionSettings:
 class DiffusionEngine(ABC):
     """An inpainting or editing engine on a diffusers pipeline.
 
-    A row's noise comes from a generator of its own, seeded by the row: whatever the batch, float32 results of a row
-    agree within a few millionths of the pixel range, and to the bit where the batch is the same.
+    A row's noise comes from a generator of its own, seeded by the row. The same batch gives the same bits; in another
+    batch a row's pixels move by at most 1/255 in float32 and by some more in bfloat16. The first-block cache skips
+    steps for a whole batch: with it nothing is promised across batches.
     """
 
     family: ClassVar[str]
@@ -109,6 +110,8 @@ class DiffusionEngine(ABC):
     """Where the published weights are described: https://huggingface.co/OWNER/NAME."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Which of strength, negative_prompt, cache, compile, attention the class knows; others are refused."""
+    option_names: ClassVar[frozenset[str] | None] = None
+    """The keys that `options` has to have; None where the family reads it itself."""
     index_file: ClassVar[str] = loading.INDEX
     """A small file that every copy of the weights has."""
     packages: ClassVar[tuple[str, ...]] = ("diffusers", "accelerate")
@@ -311,6 +314,11 @@ class DiffusionEngine(ABC):
 
     def _refuse_unsupported(self) -> None:
         config = self.config
+        if self.option_names is not None and set(config.options) != self.option_names:
+            raise UsageError(
+                f"{config.name}: options {', '.join(sorted(config.options)) or '(none)'}; expected "
+                f"{', '.join(sorted(self.option_names)) or 'none'}"
+            )
         asked = {
             "strength": config.strength != 1.0,
             "negative_prompt": bool(config.negative_prompt),

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 _WEIGHTS = "black-forest-labs/FLUX.1-Canny-dev"
-_THRESHOLDS = ("canny_low", "canny_high")
 
 SETTINGS = tuple(
     DiffusionSettings(
@@ -48,12 +47,11 @@ class FluxCannyEngine(DiffusionEngine):
     licence = "flux-1-dev-non-commercial-license"
     model_card = f"https://huggingface.co/{_WEIGHTS}"
     supports = frozenset({"strength", "compile", "attention", "cache"})
+    option_names = frozenset({"canny_low", "canny_high"})
 
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
-        if set(settings.options) != set(_THRESHOLDS):
-            raise UsageError(f"{self.name}: options {sorted(settings.options)}; expected {' and '.join(_THRESHOLDS)}")
-        low, high = (settings.options[name] for name in _THRESHOLDS)
+        low, high = self._thresholds
         if not 0 <= low <= high:
             raise UsageError(f"{self.name}: canny_low is {low}, canny_high {high}; expected 0 <= low <= high")
 
@@ -72,7 +70,7 @@ class FluxCannyEngine(DiffusionEngine):
         generators: "list[torch.Generator]",
     ) -> Any:
         height, width = images[0].shape[:2]
-        low, high = (self.config.options[name] for name in _THRESHOLDS)
+        low, high = self._thresholds
         with runtime.caching(self.pipeline, self.config):
             return self.pipeline(
                 prompt=[request.prompt for request in requests],
@@ -87,3 +85,7 @@ class FluxCannyEngine(DiffusionEngine):
                 generator=generators,
                 output_type="np",
             )
+
+    @property
+    def _thresholds(self) -> tuple[int, int]:
+        return self.config.options["canny_low"], self.config.options["canny_high"]

@@ -1,7 +1,7 @@
 """FLUX.1 Fill: a transformer that paints the region anew from text."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,7 @@ class FluxFillEngine(DiffusionEngine):
     licence = "flux-1-dev-non-commercial-license"
     model_card = f"https://huggingface.co/{WEIGHTS}"
     supports = frozenset({"strength", "compile", "attention", "cache"})
+    option_names: ClassVar[frozenset[str] | None] = frozenset()
 
     def build(self, dtype: "torch.dtype") -> Any:
         from diffusers import FluxFillPipeline

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 _SIDES: tuple[Literal["left", "right", "top", "bottom"], ...] = ("left", "right", "top", "bottom")
-_OPTIONS = ("strength_low", "strength_high", "removed_low", "removed_high")
 
 SETTINGS = (
     DiffusionSettings(
@@ -90,11 +89,10 @@ class FluxFillPartialEngine(FluxFillEngine):
 
     family = "flux-fill-partial"
     supports = FluxFillEngine.supports - {"strength"}  # drawn for each row
+    option_names = frozenset({"strength_low", "strength_high", "removed_low", "removed_high"})
 
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
-        if set(settings.options) != set(_OPTIONS):
-            raise UsageError(f"{self.name}: options {sorted(settings.options)}; expected {', '.join(_OPTIONS)}")
         for name in ("strength", "removed"):
             low, high = self._range(name)
             if not 0 < low <= high < 1:

@@ -38,6 +38,7 @@ class SdxlEngine(DiffusionEngine):
     licence = "openrail++"
     model_card = f"https://huggingface.co/{_WEIGHTS}"
     supports = frozenset({"strength", "negative_prompt", "compile"})  # its UNet ignores the attention backend
+    option_names = frozenset()
 
     def build(self, dtype: "torch.dtype") -> Any:
         from diffusers import StableDiffusionXLInpaintPipeline
