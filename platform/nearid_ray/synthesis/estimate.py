@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, read_parquet
 
@@ -29,29 +27,25 @@ def estimate(output: Dataset, plan: Plan, todo: Sequence[str]) -> dict[str, Any]
     """Rows planned, done and to be made now by engine, and the hours of one worker (one GPU where it has one whole)
     that these take; what was never measured is said to be unknown."""
     known = measured_seconds(output)
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    kinds: pa.Table = plan.rows.group_by(["engine", "settings_hash", "shard"], use_threads=False).aggregate(
-        [([], "count_all")]
-    )
     made_now = set(todo)
-    for row in kinds.to_pylist():
-        count = counts.setdefault((row["engine"], row["settings_hash"]), Counter())
-        count["planned"] += row["count_all"]
-        count["now"] += row["count_all"] * (row["shard"] in made_now)
+    planned: Counter[tuple[str, str]] = Counter()
+    now: Counter[tuple[str, str]] = Counter()
+    for shard in plan.shard_names:
+        members = plan.members(shard)
+        kind = (members["engine"][0].as_py(), members["settings_hash"][0].as_py())
+        planned[kind] += members.num_rows
+        now[kind] += members.num_rows * (shard in made_now)
     said: dict[str, Any] = {}
-    hours, unknown = 0.0, False
-    for (engine, hash_), count in counts.items():
-        if not count["now"]:
-            continue
-        text = f"{count['now']} of {count['planned']} rows now"
-        if hash_ in known:
-            own = known[hash_] * count["now"] / 3600
-            hours += own
-            text += f"; {known[hash_]:.2f} s a row, {own:.2f} worker-hours"
-        else:
-            unknown = True
-            text += "; time unknown until the first shard"
-        said[engine] = text
-    said["rows"] = sum(count["now"] for count in counts.values())
-    said["worker_hours"] = f"{hours:.2f}" + (" and what is unknown" if unknown else "")
-    return said
+    hours = {kind: known[kind[1]] * rows / 3600 for kind, rows in now.items() if kind[1] in known}
+    for kind, rows in now.items():
+        if rows:
+            time = "time unknown until the first shards"
+            if kind in hours:
+                time = f"{known[kind[1]]:.2f} s a row, {hours[kind]:.2f} worker-hours"
+            said[kind[0]] = f"{rows} of {planned[kind]} rows now; {time}"
+    unknown = any(rows and kind not in hours for kind, rows in now.items())
+    total = f"{sum(hours.values()):.2f}" if hours or not unknown else ""
+    return said | {
+        "rows": sum(now.values()),
+        "worker_hours": " and ".join([total] * bool(total) + ["what is unknown"] * unknown),
+    }
