@@ -140,7 +140,12 @@ def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def qwen_transformer() -> QwenImageTransformer2DModel:
-    return QwenImageTransformer2DModel(patch_size=2, in_channels=64, out_channels=16, num_layers=2, **_ATTENTION).eval()
+    """With words a hundred times as loud as chance makes them: they would not move a pixel by one step otherwise."""
+    model = QwenImageTransformer2DModel(patch_size=2, in_channels=64, out_channels=16, num_layers=2, **_ATTENTION)
+    with torch.no_grad():
+        for block in model.transformer_blocks:
+            block.attn.add_v_proj.weight.mul_(100)
+    return model.eval()
 
 
 def qwen_controlnet() -> torch.nn.Module:
@@ -152,9 +157,13 @@ def qwen_controlnet() -> torch.nn.Module:
 
 
 def qwen_vae() -> AutoencoderKLQwenImage:
-    return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    ).eval()
+    """With latents that tell pictures apart: as chance makes them their own noise is twenty times as large."""
+    model = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    with torch.no_grad():
+        model.quant_conv.weight[:16].mul_(20)
+    return model.eval()
 
 
 def qwen_scheduler() -> FlowMatchEulerDiscreteScheduler:
