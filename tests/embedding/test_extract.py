@@ -164,8 +164,14 @@ def test_what_fails_becomes_a_row_with_an_error_and_zero_tokens(
     errors = {key: said for key, (said, _) in by_item.items() if said}
     assert all(bool(said) != any_token for said, any_token in by_item.values())
     assert errors == {
-        (views[0]["view_id"], False): "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
-        (views[0]["view_id"], True): "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
+        (
+            views[0]["view_id"],
+            False,
+        ): "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF), or broken from its start",
+        (
+            views[0]["view_id"],
+            True,
+        ): "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF), or broken from its start",
         (views[1]["view_id"], True): "the mask is empty: no pixel belongs to the object",
         (views[2]["view_id"], True): "the mask has shape (16, 16), the picture (32, 32); expected the same",
         (others[0]["distractor_id"], False): "its image is missing",
