@@ -1,7 +1,6 @@
 """All engine configurations by name, and how to change one from the command line."""
 
 import dataclasses
-import importlib
 import json
 import typing
 from collections.abc import Callable, Sequence
@@ -14,6 +13,16 @@ import yaml
 from nearid_ray import settings as settings_reader
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engine import CONTROL, Engine
+from nearid_ray.synthesis.engines import (
+    flux_canny,
+    flux_fill,
+    flux_fill_partial,
+    powerpaint,
+    qwen_edit,
+    qwen_edit_inpaint,
+    qwen_image,
+    sdxl,
+)
 from nearid_ray.synthesis.engines.diffusion import DiffusionEngine, DiffusionSettings
 from nearid_ray.synthesis.engines.exemplar import ExemplarEngine, ExemplarSettings
 from nearid_ray.synthesis.engines.sleeping import SleepingEngine, SleepingSettings
@@ -24,10 +33,16 @@ BATCH = "batch"
 """An option that every engine takes: rows given to it at once."""
 
 _FIXED = ("name", "group")
-_DIFFUSION = (
-    "sdxl", "flux_fill", "flux_fill_partial", "flux_canny",
-    "qwen_image", "qwen_edit", "qwen_edit_inpaint", "powerpaint",
-)  # fmt: skip
+_DIFFUSION: tuple[tuple[tuple[DiffusionSettings, ...], type[DiffusionEngine]], ...] = (
+    (sdxl.SETTINGS, sdxl.SdxlEngine),
+    (flux_fill.SETTINGS, flux_fill.FluxFillEngine),
+    (flux_fill_partial.SETTINGS, flux_fill_partial.FluxFillPartialEngine),
+    (flux_canny.SETTINGS, flux_canny.FluxCannyEngine),
+    (qwen_image.SETTINGS, qwen_image.QwenImageEngine),
+    (qwen_edit.SETTINGS, qwen_edit.QwenEditEngine),
+    (qwen_edit_inpaint.SETTINGS, qwen_edit_inpaint.QwenEditInpaintEngine),
+    (powerpaint.SETTINGS, powerpaint.PowerPaintEngine),
+)
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,14 @@ class Recipe:
         return control
 
     def pinned(self, engine: Engine) -> "Recipe":
-        """The same with the hub's commit that the engine's `check` found."""
+        """The same with the hub's commits that the engine's `check` found."""
         config = getattr(engine, "config", None)
-        if not isinstance(config, DiffusionSettings) or not config.revision:
+        if not isinstance(config, DiffusionSettings):
             return self
-        others = (option for option in self.options if not option.startswith("revision="))
-        return dataclasses.replace(self, options=(*others, f"revision={config.revision}"))
+        parts = {f"options.{name}": value for name, value in config.options.items() if name.endswith("_revision")}
+        found = {name: value for name, value in ({"revision": config.revision} | parts).items() if value}
+        others = (option for option in self.options if option.partition("=")[0] not in found)
+        return dataclasses.replace(self, options=(*others, *(f"{name}={value}" for name, value in found.items())))
 
     def to_text(self) -> str:
         """As the plan keeps it."""
@@ -186,24 +203,11 @@ def _known() -> dict[str, _Known]:
     known = {"exemplar": _Known(ExemplarSettings(), ExemplarEngine)}
     for kind in KINDS:
         known[f"toybox-{kind}"] = _Known(None, lambda _, kind=kind: ToyboxEngine(kind))  # type: ignore[misc]
-    for settings, engine in _diffusion():
-        known[settings.name] = _Known(settings, engine)
+    for presets, engine in _DIFFUSION:
+        known |= {settings.name: _Known(settings, engine) for settings in presets}
     for name in ("sleeping-1", "sleeping-2"):
         known[name] = _Known(SleepingSettings(name=name), SleepingEngine)
     return known
-
-
-def _diffusion() -> list[tuple[DiffusionSettings, type[DiffusionEngine]]]:
-    found: list[tuple[DiffusionSettings, type[DiffusionEngine]]] = []
-    for name in _DIFFUSION:
-        try:
-            module = importlib.import_module(f"nearid_ray.synthesis.engines.{name}")
-        except ImportError:
-            continue
-        classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-        engine = [c for c in classes if issubclass(c, DiffusionEngine)][-1]
-        found += [(settings, engine) for settings in getattr(module, "SETTINGS", ())]
-    return found
 
 
 def _resolved(names: Sequence[str]) -> list[str]:
