@@ -11,6 +11,8 @@ from nearid_ray.synthesis.engines.brushnet import BrushNet
 from tests.synthesis.tiny import parts, pipelines
 
 BRUSHNET, BASE = "PowerPaint_Brushnet", "realisticVisionV60B1_v51VAE"
+BRUSHNET_FILE = f"{BRUSHNET}/diffusion_pytorch_model.safetensors"
+TEXT_FILE = f"{BRUSHNET}/pytorch_model.bin"
 TASK_TOKENS = ("P_obj", "P_shape", "P_ctxt")
 
 
@@ -26,8 +28,8 @@ def save(folder: Path) -> Path:
     pipelines.save("sd15", folder / BASE)
     base = pipelines.build("sd15")
     (folder / BRUSHNET).mkdir()
-    save_file(brushnet_tensors(base.unet.config), folder / BRUSHNET / "diffusion_pytorch_model.safetensors")
-    torch.save(text_tensors(base.text_encoder.config), folder / BRUSHNET / "pytorch_model.bin")
+    save_file(brushnet_tensors(base.unet.config), folder / BRUSHNET_FILE)
+    torch.save(text_tensors(base.text_encoder.config), folder / TEXT_FILE)
     return folder
 
 

@@ -35,6 +35,9 @@ TASKS = {"text-guided": ("P_obj", "P_obj"), "shape-guided": ("P_shape", "P_ctxt"
 
 _MODELS = ("unet", "vae", "text_encoder")
 _PARTS = (*_MODELS, "tokenizer", "scheduler")
+HUB_PATTERNS = (BRUSHNET_FILE, TEXT_FILE, INDEX, *(f"{BASE}/{part}/*" for part in _PARTS))
+"""What is fetched from the hub; a safety checker lies beside it."""
+
 _NAMED = 5
 _EMBEDDING = "embeddings.token_embedding"
 _BUFFERS = ("embeddings.position_ids",)
@@ -50,8 +53,7 @@ def find(weights: str, revision: str, what: str) -> Path:
         return Path(weights).expanduser()
     from huggingface_hub import snapshot_download
 
-    wanted = [BRUSHNET_FILE, TEXT_FILE, INDEX, *(f"{BASE}/{part}/*" for part in _PARTS)]
-    return Path(snapshot_download(weights, revision=revision or None, allow_patterns=wanted))
+    return Path(snapshot_download(weights, revision=revision or None, allow_patterns=list(HUB_PATTERNS)))
 
 
 def check_folder(folder: Path, what: str) -> None:
@@ -63,6 +65,7 @@ def check_folder(folder: Path, what: str) -> None:
     needed = [BRUSHNET_FILE, TEXT_FILE, INDEX, *(f"{BASE}/{part}/config.json" for part in _MODELS)]
     lacking = [name for name in needed if not (folder / name).is_file()]
     lacking += [f"{BASE}/{part}/" for part in _PARTS if not (folder / BASE / part).is_dir()]
+    lacking += [f"{BASE}/{part}/*.safetensors or *.bin" for part in _MODELS if not _has_weights(folder / BASE / part)]
     if lacking:
         inside = (folder / Path(BRUSHNET_FILE).name, folder / loading.INDEX)
         if any(file.is_file() for file in inside):
@@ -212,6 +215,10 @@ def _check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, t
             f"{place} does not fit PowerPaint v2 on this base; {'; '.join(wrong)}. Expected the file of {PUBLISHED}, "
             "unchanged"
         )
+
+
+def _has_weights(part: Path) -> bool:
+    return any(part.glob("*.safetensors")) or any(part.glob("*.bin"))
 
 
 def _some(names: list[str]) -> str:
