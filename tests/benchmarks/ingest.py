@@ -6,7 +6,8 @@ python tests/benchmarks/ingest.py --views 45000
 Synthetic JPEGs of 512 pixels, three an identity, go through `jobs/ingest.py photos --mask-method none` with some
 workers. The bare loop is as many processes without Ray that read, decode, hash, cut the canonical square and encode,
 and write nothing; half of it runs before the job and half after, since machines are not equally quick all the time.
-`work` is the time in which shards are made, from the first one's start to the last one's end.
+`work` is the time in which shards are made, from the first one's start to the last one's end; CPU times, which say more
+on a machine that others use too, are those of the loop and of the workers.
 """
 
 import argparse
@@ -50,22 +51,24 @@ def photos(root: Path, views: int) -> list[Path]:
     return files
 
 
-def bare_loop(files: list[Path]) -> None:
-    """The work itself."""
+def bare_loop(files: list[Path]) -> float:
+    """The work itself; CPU seconds it took."""
+    began_s = time.process_time()
     for file in files:
         data = file.read_bytes()
         content_hash(data)
         square_HW3, _, _ = canonical_square(decode_rgb(data), None, SIZE_PX)
         content_hash(encode_png(square_HW3))
+    return time.process_time() - began_s
 
 
-def bare(files: list[Path], processes: int) -> float:
-    """Views a second of so many processes; their start left out."""
+def bare(files: list[Path], processes: int) -> tuple[float, float]:
+    """(views a second, CPU seconds a view) of so many processes; their start left out."""
     with SPAWN.Pool(processes) as pool:
         pool.map(bare_loop, [files[:2]] * processes, chunksize=1)
         began = time.perf_counter()
-        pool.map(bare_loop, [files[start::processes] for start in range(processes)], chunksize=1)
-        return len(files) / (time.perf_counter() - began)
+        cpu_s = pool.map(bare_loop, [files[start::processes] for start in range(processes)], chunksize=1)
+        return len(files) / (time.perf_counter() - began), sum(cpu_s) / len(files)
 
 
 def ingest(root: Path, output: Path, workers: int, told: "multiprocessing.SimpleQueue") -> None:
@@ -107,12 +110,12 @@ def main() -> None:
         place = locate(output).child("log")
         log = read_parquet(place.child(place.names()[-1]))
         work_s = max(log["ended"].to_pylist()) - min(log["began"].to_pylist())
-    alone = 2 / (1 / before + 1 / after)
+    alone, rate = 2 / (1 / before[0] + 1 / after[0]), given.views / work_s
+    loop_ms, work_ms = 500 * (before[1] + after[1]), 1000 * sum(log["cpu_s"].to_pylist()) / given.views
     print(f"\n{given.views} views of {SIZE_PX} px (synthetic), {given.workers} workers")
-    print(f"bare loop          {alone:8.1f} views a second ({before:.1f} before, {after:.1f} after)")
-    print(
-        f"ingest, work       {given.views / work_s:8.1f} views a second, {given.views / work_s / alone:.2f} of the loop"
-    )
+    print(f"bare loop          {alone:8.1f} views a second ({before[0]:.1f} before, {after[0]:.1f} after)")
+    print(f"ingest, work       {rate:8.1f} views a second, {rate / alone:.2f} of the loop")
+    print(f"CPU a view         {work_ms:8.1f} ms, the loop's {loop_ms:.1f} ms: {loop_ms / work_ms:.2f}")
     print(f"driver, at most    {peak_gib:8.2f} GiB of memory")
     print(f"spilled            {spilled:8d} bytes")
 

@@ -57,18 +57,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.wait(30)
 
 
+def environment(server: Server, cache: Path) -> dict[str, str]:
+    """The variables that lead to the server, and nothing else of AWS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "test:tester",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "XDG_CACHE_HOME": str(cache),
+    }
+
+
 @pytest.fixture(scope="module")
 def bucket(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a bucket, with the environment that leads to it."""
+    wanted = environment(server, tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
+        for name in os.environ.keys() - wanted.keys():
             patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test:tester")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name, value in wanted.items():
+            patch.setenv(name, value)
         pafs.S3FileSystem(endpoint_override=server.endpoint, allow_bucket_creation=True).create_dir("nearid")
         yield "s3://nearid"
 
@@ -76,10 +85,12 @@ def bucket(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 class Runner:
     """Runs jobs in one process, whose Ray session was started with the environment of the time, which workers need."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, environment: dict[str, str] | None = None) -> None:
         self._log = log
         command = [sys.executable, str(HERE / "job_runner.py"), str(log)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         assert self._process.stdout is not None
         self._session = self._process.stdout.readline().strip()
         """Ray's folder of logs."""
@@ -109,10 +120,11 @@ class Runner:
         self._process.wait(60)
 
 
-@pytest.fixture(scope="module")
-def jobs(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+@pytest.fixture(scope="package")
+def jobs(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     """`jobs("ingest", "toybox", ...)` runs a job that must succeed, and returns what it printed."""
-    runner = Runner(tmp_path_factory.mktemp("jobs") / "log.txt")
+    folder = tmp_path_factory.mktemp("jobs")
+    runner = Runner(folder / "log.txt", environment(server, folder))
     try:
         yield runner
     finally:
