@@ -46,7 +46,7 @@ def test_alignment_is_the_mean_over_the_two_groups_joined_by_key():
     r1, r2 = slow_r(metric, one, list(one)), slow_r(metric, two, list(one))
     found = human.alignment(metric, one, two)
     assert (found.r, found.half_difference) == pytest.approx(((r1 + r2) / 2, abs(r1 - r2) / 2), abs=1e-12)
-    assert tuple(found) == (found.r, found.half_difference)
+    assert tuple(found) == (found.r, found.half_difference) == (found[0], found[1])
     assert (found.num_keys, found.coverage, found.only_metric, found.only_ratings) == (36, 1.0, (), ())
     plain = {key.removesuffix("_0"): value for key, value in metric.items()}
     assert human.alignment(plain, one, two) == found

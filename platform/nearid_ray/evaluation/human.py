@@ -30,7 +30,7 @@ MEAN_ROW = "fisher_mean"
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """How a metric agrees with people. Unpacks into (r, half_difference)."""
+    """How a metric agrees with people. Unpacks and indexes like the pair (r, half_difference)."""
 
     r: float
     """Mean of the two groups' Pearson correlations with the metric, -1..1."""
@@ -51,6 +51,9 @@ class Alignment:
 
     def __iter__(self) -> Iterator[float]:
         return iter((self.r, self.half_difference))
+
+    def __getitem__(self, position: int) -> float:
+        return (self.r, self.half_difference)[position]
 
 
 def fisher_mean(rs: ArrayLike) -> float:

@@ -15,7 +15,6 @@ Axes: I identities, E engines, V views, M directed trials of an identity (V * (V
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,26 +169,24 @@ def summarize(
     resamples: int = 0,
     seed: int = 0,
     confidence: float = CONFIDENCE,
-    max_views: int = 3,
 ) -> Any:
     """SSR and PA of margin records: one row a group, then rows of groups of engines, then the pooled row.
 
     Rates are fractions, 0..1. Over engines both are means weighted by support (units: identity x engine), so the SSR
     of the pooled row is the share of units whose valid trials all succeed. Ties fail. A null, nan or infinite margin
-    is no trial; `coverage`, the share of records that are trials, tells of them. nan (in Arrow: nan) where a group
-    has no trial. Empty records give the pooled row alone.
+    is no trial; `coverage`, the share of records that are trials, tells of them. Rates are nan where a group has no
+    trial. Empty records give the pooled row alone.
 
     Args:
         records: a DataFrame or an Arrow table with at least engine, identity_id, margin, one row a directed trial
-            (`schemas.MARGINS` has them).
+            (`schemas.MARGINS` has them). Where they also name the two views, no trial may stand twice: records of two
+            benchmarks in one table are found by that.
         by: columns whose values make the groups. Values come out as strings; in pooled rows they are "all", except
             scorer, condition and split, over which nothing is pooled: with those in `by` there is a pooled row each.
         groups: name -> engines, more rows when "engine" is in `by` (evaluation.groups has the paper's). Members
             without records are left out (`num_engines` tells), groups without any member too.
         resamples: of identities, for intervals in ssr_low, ssr_high, pa_low, pa_high; 0 = none, 1000 is usual.
         seed, confidence: of these intervals.
-        max_views: most views an identity can have, where the records do not name views: more trials of an identity
-            and engine than so many views give are a sign of two benchmarks in one table.
 
     Returns:
         A table of the same kind: the columns of `by`, num_identities (with a trial), num_engines, num_units,
@@ -212,7 +209,7 @@ def summarize(
     """
     by = (by,) if isinstance(by, str) else tuple(by)
     columns = columns_of(records, ("engine", "identity_id", "margin", *by), "records")
-    _refuse_mixtures(columns, by, max_views)
+    _refuse_mixtures(columns, by)
     margin, identity, engine = floats(columns["margin"]), names(columns["identity_id"]), names(columns["engine"])
     key_columns = [names(columns[name]) for name in by]
     apart = [name in MEASURED_APART for name in by]
@@ -265,7 +262,7 @@ class _codes:
         return self._code == self._number.get(key, -1)
 
 
-def _refuse_mixtures(columns: Mapping[str, np.ndarray], by: Sequence[str], max_views: int) -> None:
+def _refuse_mixtures(columns: Mapping[str, np.ndarray], by: Sequence[str]) -> None:
     for name in MEASURED_APART:
         values = np.unique(names(columns[name])).tolist() if name in columns and name not in by else []
         if len(values) > 1:
@@ -275,12 +272,3 @@ def _refuse_mixtures(columns: Mapping[str, np.ndarray], by: Sequence[str], max_v
     known = [name for name in ("identity_id", "engine", *MEASURED_APART) if name in columns]
     if all(name in columns for name in VIEW_COLUMNS):
         refuse_doubles({name: columns[name] for name in (*known, *VIEW_COLUMNS)}, "records")
-        return
-    units = list(zip(*(names(columns[name]) for name in known), strict=True))
-    most = max_views * (max_views - 1)
-    unit, count = max(((u, c) for u, c in Counter(units).items()), key=lambda found: found[1], default=((), 0))
-    if count > most:
-        raise UsageError(
-            f"{count} trials of {dict(zip(known, unit, strict=True))}; expected at most {most} ({max_views} views). "
-            f"Records of two benchmarks mixed? Else give the columns {' and '.join(VIEW_COLUMNS)}, or max_views"
-        )
