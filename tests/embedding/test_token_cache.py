@@ -142,7 +142,7 @@ def test_a_file_that_is_no_token_file_is_named(written: tuple[Dataset, np.ndarra
 
 def test_an_incomplete_cache_is_refused(written: tuple[Dataset, np.ndarray]) -> None:
     written[0].shard("000-000001").delete()
-    with pytest.raises(UsageError, match=r"not complete: 1 .* missing, e\.g\. 000-000001; run embed again"):
+    with pytest.raises(UsageError, match=r"not complete: 1 .* missing, e\.g\. 000-000001; run the job that writes it again"):
         TokenCache.open(written[0].location.uri)
 
 

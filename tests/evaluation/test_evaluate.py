@@ -219,7 +219,7 @@ def test_wrong_input_is_refused_by_name(embeddings, tmp_path):
     planned = Dataset(str(tmp_path / "planned"))
     work = embedding_work(token_index(), {"a": "1"}, split="test", conditions=("full",), items_per_shard=50)
     make_plan(planned, work, table="embeddings", content={}, rows_per_shard=20)
-    with pytest.raises(UsageError, match="not finished"):
+    with pytest.raises(UsageError, match="is not complete"):
         evaluate([planned], locate(str(tmp_path / "out")), SETTINGS)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
+from nearid_ray.data.light import check_complete
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.copies import Copies, copies_folder
@@ -110,12 +111,7 @@ class TokenCache:
         """
         dataset = Dataset.open(uri, TOKENS_INDEX.name)
         _check_asked(dataset, content, backbone)
-        missing = dataset.missing_shards()
-        if missing:
-            raise UsageError(
-                f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
-                f"{AGAIN}"
-            )
+        check_complete(dataset)
         copies = None if dataset.location.is_local else Copies(local_dir or copies_folder(), limit_bytes)
         cache = cls(dataset, copies, threads)
         if fingerprint is not None and cache.fingerprint != fingerprint:

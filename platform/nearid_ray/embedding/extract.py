@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nearid_ray import cluster
-from nearid_ray.data.card import write_card
+from nearid_ray.data.card import licence_of, write_card
+from nearid_ray.data.light import check_complete
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
@@ -168,6 +169,7 @@ class PlannedEmbedding:
     backbone: Backbone
     items_by_split: dict[str, int]
     left_out: int
+    inputs: tuple[Dataset, ...]
 
     def run(self, settings: RunSettings) -> RunSummary:
         """Make the pending shards; needs a Ray session where there are any."""
@@ -202,7 +204,7 @@ def plan_embedding(
     if distractors is not None:
         inputs["distractors"] = Dataset.open(distractors, "distractors")
     for dataset in inputs.values():
-        _check_complete(dataset)
+        check_complete(dataset)
     work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
     dtype = _precision(output, settings, run)
     backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype, image_px=settings.image_px)
@@ -232,7 +234,9 @@ def plan_embedding(
         stored=settings.stored,
         image_px=settings.image_px,
     )
-    return PlannedEmbedding(task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected))
+    return PlannedEmbedding(
+        task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected), tuple(inputs.values())
+    )
 
 
 def _precision(output: Dataset, settings: EmbedSettings, run: RunSettings) -> Precision:
@@ -255,15 +259,6 @@ def _content(
         if settings.stored != "float16":
             content["stored"] = settings.stored
     return content
-
-
-def _check_complete(dataset: Dataset) -> None:
-    missing = dataset.missing_shards()
-    if missing:
-        raise UsageError(
-            f"{dataset.location.uri} is not complete: {len(missing)} of its shards are missing, e.g. {missing[0]}; "
-            "run the job that writes it again"
-        )
 
 
 def _check_backbone(output: Dataset, backbone: Backbone) -> None:
@@ -309,7 +304,9 @@ def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
         "items asked for by split": ", ".join(f"{split} {count}" for split, count in splits),
     }
     title = "Token cache" if what == "tokens" else "Embeddings"
-    write_card(planned.output, title=f"{title} of {name}", about=about, licence="other", facts=facts)
+    write_card(
+        planned.output, title=f"{title} of {name}", about=about, licence=licence_of(*planned.inputs), facts=facts
+    )
 
 
 def _will_use_gpus(run: RunSettings) -> bool:

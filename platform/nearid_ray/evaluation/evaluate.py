@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nearid_ray.data.card import licence_of, write_card
+from nearid_ray.data.light import check_complete
 from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
@@ -200,11 +201,7 @@ def read_evaluation(folder: Location) -> Evaluation:
 
 def _fingerprint(dataset: Dataset) -> str:
     """Name of a dataset's content: its settings, plans, finished shards, and number of failed rows (retries mend)."""
-    missing = dataset.missing_shards()
-    if missing:
-        raise UsageError(
-            f"{dataset.location.uri}: {len(missing)} shard(s) are not finished; run the job that writes it again"
-        )
+    check_complete(dataset)
     stored = dataset.location.child("settings.json").read_bytes()
     plans = b"".join(
         dataset.location.child("plan", name).read_bytes() for name in dataset.location.child("plan").names(".parquet")
