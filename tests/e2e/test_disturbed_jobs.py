@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nearid_ray.data.store import Dataset
-from tests.e2e.conftest import JOBS, photo
+from tests.e2e.conftest import JOBS, photo, summary_of
 
 IDENTITIES, SHARDS = 32, 8
 
@@ -87,6 +87,7 @@ def test_a_job_killed_at_three_random_points_ends_with_the_same_bytes(ray_sessio
     assert ended.code == 0
     assert "has ended without an end; this run goes on with its work" in ended.out
     assert len(Dataset(tmp_path / "tuples").shards()) == SHARDS
+    assert summary_of(tmp_path / "tuples")["rows_done_before"] >= counts[2] * IDENTITIES // SHARDS
     assert run_job(*ingest_photos(root, "--output", tmp_path / "undisturbed")).code == 0
     assert lasting(tmp_path / "tuples") == lasting(tmp_path / "undisturbed")
 
