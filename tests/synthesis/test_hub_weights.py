@@ -62,12 +62,16 @@ def answers(tiny_weights, tmp_path_factory):
             check=False,
         )
     assert not done.returncode, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout) | {"stderr": done.stderr}
 
 
 def test_weights_on_the_hub_are_known_by_their_commit_and_paint_what_the_same_folder_paints(answers):
     assert answers["hub"][0] == "own/sdxl@" + "c" * 40
     assert answers["hub"][1] == answers["folder"][1]
+
+
+def test_neither_the_hubs_client_nor_the_libraries_write_to_the_terminal(answers):
+    assert answers["stderr"] == ""
 
 
 @pytest.mark.parametrize(

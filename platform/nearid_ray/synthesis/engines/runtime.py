@@ -1,5 +1,6 @@
 """Where a diffusers pipeline runs and how fast: device, offload, compilation, attention backend, first-block cache."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,10 @@ def quiet_diffusers() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of its own doings that will change; what we run on is pinned.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:
