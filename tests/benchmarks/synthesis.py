@@ -41,13 +41,14 @@ VIEWS = 5
 
 
 def write_tuples(folder: Path, identities: int, size_px: int = 512) -> Dataset:
-    """Identities of five views each: a box on a gradient, another shade a view, so that pictures are small files."""
+    """Identities of five views each: gradients of another shade a view, so that pictures are small files."""
     output = Dataset(folder)
     names = [f"bench:{number:06d}" for number in range(identities)]
     plan = make_plan(
         output, pa.table({"row_id": names}), table="tuples", content={"bench": size_px}, rows_per_shard=100
     )
     y, x = np.mgrid[:size_px, :size_px]
+    ground_HW3 = (np.stack([x, y, x + y], 2) * 100 // size_px).astype(np.uint8)
     mask = np.zeros((size_px, size_px), np.uint8)
     mask[size_px // 3 : 2 * size_px // 3, size_px // 3 : 2 * size_px // 3] = 255
     mask_png = encode_png(mask)
@@ -58,9 +59,8 @@ def write_tuples(folder: Path, identities: int, size_px: int = 512) -> Dataset:
             views = []
             for index in range(VIEWS):
                 number = int(name[-6:]) * VIEWS + index
-                shade = np.array([number % 251, number // 251 % 251, number // 251 // 251])
-                view = ((np.stack([x, y, x + y], 2) * 100 // size_px) + (mask[..., None] > 0) * 20 + shade) % 256
-                png = encode_png(view.astype(np.uint8))
+                shade = np.array([number % 251, number // 251 % 251, number // 251 // 251], np.uint8)
+                png = encode_png(ground_HW3 + shade)
                 filled = {f.name: None if f.nullable else empty.get(f.type, "") for f in VIEW}
                 views.append(filled | {
                     "view_id": content_hash(png), "image": {"bytes": png, "path": "v.png"}, "size_px": size_px,
@@ -74,9 +74,12 @@ def write_tuples(folder: Path, identities: int, size_px: int = 512) -> Dataset:
     return output
 
 
-def settings_of(batch_s: float, row_s: float = 0.0) -> SynthesisSettings:
-    options = (f"sleeping-1.batch_s={batch_s}", f"sleeping-1.row_s={row_s}")
-    return SynthesisSettings(engines=("sleeping-1",), engine_options=options, engine_batch=8)
+def settings_of(batch_s: float) -> SynthesisSettings:
+    """Both simulated engines: two rows a view."""
+    names = ("sleeping-1", "sleeping-2")
+    return SynthesisSettings(
+        engines=names, engine_options=tuple(f"{name}.batch_s={batch_s}" for name in names), engine_batch=8
+    )
 
 
 def bare_rate(tuples: Dataset, folder: Path, settings: SynthesisSettings, shards: int) -> float:
@@ -105,7 +108,7 @@ def ray_rate(tuples: Dataset, folder: Path, settings: SynthesisSettings, workers
 
 def rates(arguments: argparse.Namespace, scratch: Path) -> list[str]:
     settings = settings_of(arguments.batch_s)
-    tuples = write_tuples(scratch / "tuples", arguments.rows // VIEWS, arguments.size_px)
+    tuples = write_tuples(scratch / "tuples", arguments.rows // VIEWS // 2, arguments.size_px)
     alone = bare_rate(tuples, scratch / "bare", settings, shards=arguments.rows // 16 // 4)
     lines = [f"{arguments.rows} rows of {arguments.size_px} px, a batch of 8 takes {arguments.batch_s} s (a sleep)"]
     lines += [f"{'':<12}{'rows a second':>15}{'/ bare':>10}{'/ one actor':>13}", f"{'bare loop':<12}{alone:>15.2f}"]
@@ -156,7 +159,7 @@ def watched(output: Path, every_s: float) -> Iterator[list[tuple[float, int, flo
 
 def memory(arguments: argparse.Namespace, scratch: Path) -> list[str]:
     settings = settings_of(arguments.batch_s)
-    tuples = write_tuples(scratch / "tuples", arguments.rows // VIEWS, arguments.size_px)
+    tuples = write_tuples(scratch / "tuples", arguments.rows // VIEWS // 2, arguments.size_px)
     output = Dataset(scratch / "out")
     plan = plan_distractors(tuples, output, settings)
     gpus = arguments.simulated_gpus

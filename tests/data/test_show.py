@@ -161,12 +161,17 @@ def test_sheets_show_views_and_distractors_beside_their_view(made):
     three = max(len(row) for row in tuples.read(["views"])["views"].to_pylist())
     assert sheet(tuples, 8).shape[1] == 6 + three * 166
     assert sheet(distractors, 2).shape[1] == 6 + 2 * 166
-    beside = sheet(distractors, 2, tuples)
-    assert beside.shape[1] == 6 + 3 * 166
+    held_out = distractors.read(["identity_id", "split"]).to_pylist()[-1]
+    assert held_out["split"] == "test"  # has distractors of both engines
+    beside = sheet(distractors, 1, tuples, [held_out["identity_id"]])
+    assert sheet(distractors, 2, tuples).shape == (6 + 2 * (166 + 32), 6 + 4 * 166, 3)
+    assert beside.shape == (6 + 166 + 32, 6 + 4 * 166, 3)  # view, mask, two engines
     # The view and its distractor are equal outside the mask and differ inside, also when scaled for the sheet.
-    view, distractor = beside[6:166, 6:166].astype(int), beside[6:166, 172:332].astype(int)
-    share = (np.abs(view - distractor).max(axis=2) > 8).mean()
-    assert 0 < share < 0.6
+    view, mask, *made_HW3 = (beside[6:166, 6 + 166 * i : 166 + 166 * i].astype(int) for i in range(4))
+    for distractor in made_HW3:
+        differs = np.abs(view - distractor).max(axis=2) > 8
+        assert 0 < differs.mean() < 0.6
+        assert (mask[differs] > 0).mean() > 0.5
     with pytest.raises(UsageError, match="expected 1 to 200"):
         sheet(tuples, 0)
 
@@ -203,7 +208,13 @@ def test_the_job_prints_writes_its_sheet_elsewhere_and_leaves_the_datasets_alone
     picture = tmp_path / "a sheet.png"
     distractors, tuples = made / "distractors", made / "tuples"
     assert show(monkeypatch, capfd, distractors, "--sheet", picture, "--rows", 2, "--tuples", tuples)[0] == 0
-    assert decode_rgb(picture.read_bytes()).shape[1] == 6 + 3 * 166
+    assert decode_rgb(picture.read_bytes()).shape[1] == 6 + 4 * 166
+    one = Dataset(distractors).read(["identity_id"])["identity_id"][0].as_py()
+    options = ("--sheet", picture, "--tuples", tuples, "--identities")
+    assert show(monkeypatch, capfd, distractors, *options, one)[0] == 0
+    assert decode_rgb(picture.read_bytes()).shape[0] == 6 + 166 + 32
+    code, _, err = show(monkeypatch, capfd, distractors, *options, "toybox:nobody")
+    assert code == 2 and "has no distractors of toybox:nobody" in err
     assert show(monkeypatch, capfd, made, "--against", made)[0] == 0
     other = rewritten(tuples, tmp_path / "t", lambda rows: rows[1:])
     code, out, _ = show(monkeypatch, capfd, tuples, "--against", other.location.path)

@@ -143,7 +143,7 @@ def test_report_writes_the_page_and_its_numbers_and_the_same_bytes_twice(folders
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "report.html", "table.md"]
     text = first.read_bytes().decode()
     assert str(folders) not in text
-    assert text.count("<img") == 8 * (3 + 2)
+    assert text.count("<img") == 8 * (3 + 2) + 1  # and the sheet of the engines
 
 
 def test_an_evaluation_alone_is_enough(folders, tmp_path):

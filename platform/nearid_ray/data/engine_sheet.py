@@ -26,7 +26,7 @@ def engine_sheet(
     hash, so that nobody has chosen them. Below each distractor stand its engine, and its verdict or error.
 
     Raises:
-        UsageError: an identity has no distractors, there are too many rows, or the views are not those of `tuples`.
+        UsageError: an identity has no distractors, or there are too many rows.
     """
     if not 1 <= (len(identities) or rows) <= MOST_ROWS:
         raise UsageError(f"{len(identities) or rows} rows are asked for; expected 1 to {MOST_ROWS} for a sheet")
@@ -44,14 +44,12 @@ def engine_sheet(
     views = _views(tuples, {view_id for _, _, view_id in chosen})
     pictures, captions = [], []
     for identity, index, view_id in chosen:
-        if view_id not in views:
-            raise UsageError(
-                f"{tuples.location.uri} does not hold view {index} of {identity}; give the tuples that the distractors "
-                "were painted into"
-            )
-        view, row_pictures, row_captions = views[view_id], [], []
-        row_pictures += [_decoded(view["image"], decode_rgb), _decoded(view["mask"], decode_mask)]
-        row_captions += [f"{identity}\nview {index}", f"mask {view['mask_area'] or 0:.1%}\n{view['mask_source']}"]
+        view = views.get(view_id)
+        row_pictures: list[np.ndarray | None] = [None, None]
+        row_captions = [f"{identity}\nview {index}", "its view is not in the tuples"]
+        if view is not None:
+            row_pictures = [_decoded(view["image"], decode_rgb), _decoded(view["mask"], decode_mask)]
+            row_captions[1] = f"mask {view['mask_area'] or 0:.1%}\n{view['mask_source']}"
         places = made[identity, index, view_id]
         for engine in engines:
             picture, caption = _shown(distractors, engine, places.get(engine))

@@ -1,10 +1,13 @@
-"""A sheet of some pictures of a dataset: views with their mask's outline, distractors beside their view."""
+"""A sheet of some pictures of a dataset: views with their mask's outline, distractors, generated pictures."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from nearid_ray.data.engine_sheet import engine_sheet
 from nearid_ray.data.images import decode_mask, decode_rgb
-from nearid_ray.data.light import iterate, picture_columns, schema_of
+from nearid_ray.data.light import picture_columns, schema_of
 from nearid_ray.data.sheet import contact_sheet, outlined
 from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.errors import UsageError
@@ -16,12 +19,12 @@ _MOST_ROWS = 200
 _IN_A_LINE = 6
 
 
-def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None) -> np.ndarray:
+def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None, identities: Sequence[str] = ()) -> np.ndarray:
     """Some rows of the dataset, evenly spread over it, as one uint8 (H, W, 3) picture.
 
-    Tuples: a row's views with the mask outlined. Distractors: the view (where `tuples` are given), the distractor with
-    its mask outlined, and without. Other tables with pictures: the picture alone, several a row. UsageError where the
-    dataset has no picture or `rows` is out of 1 to 200.
+    Tuples: a row's views with the mask outlined. Distractors: with its mask outlined, and without; where their `tuples`
+    are given, one identity a row with what each engine made of it (`engine_sheet`). Other tables with pictures: the
+    picture alone, several a row. UsageError where the dataset has no picture or `rows` is out of 1 to 200.
     """
     if not 1 <= rows <= _MOST_ROWS:
         raise UsageError(f"{rows} rows are asked for; expected 1 to {_MOST_ROWS} for a sheet")
@@ -31,9 +34,10 @@ def sheet(dataset: Dataset, rows: int, tuples: Dataset | None = None) -> np.ndar
     places = spread(dataset, rows)
     if not places:
         raise UsageError(f"{dataset.location.uri}: the dataset has no rows to show")
+    if table == "distractors" and tuples is not None:
+        return engine_sheet(tuples, dataset, identities, rows=rows)
     if table == "distractors":
-        views = _view_places(tuples) if tuples is not None else {}
-        made = [_distractor(dataset, place, tuples, views) for place in places]
+        made = [_distractor(dataset, place) for place in places]
     elif table == "tuples":
         made = [_views(dataset, place) for place in places]
     else:
@@ -67,21 +71,10 @@ def _views(dataset: Dataset, place: tuple[str, int]) -> Cells:
     return (pictures, captions) if pictures else ([None], [row["error"] or f"{row['identity_id']}: no views"])
 
 
-def _distractor(
-    dataset: Dataset, place: tuple[str, int], tuples: Dataset | None, views: dict[str, tuple[str, int, int]]
-) -> Cells:
+def _distractor(dataset: Dataset, place: tuple[str, int]) -> Cells:
     row = read_rows(dataset.shard(place[0]), [place[1]]).to_pylist()[0]
     pictures = [_outlined(row["image"], row["mask"]), _outlined(row["image"], None)]
-    captions = [row["error"] or f"{row['engine']} {row['verdict']}", row["distractor_id"]]
-    if tuples is not None:
-        found = views.get(row["view_id"])
-        view = None
-        if found is not None:
-            column = read_rows(tuples.shard(found[0]), [found[1]], ["views.list.element.image"])["views"].to_pylist()
-            view = _outlined(column[0][found[2]]["image"], row["mask"])
-        pictures.insert(0, view)
-        captions.insert(0, f"{row['identity_id']}/{row['view_index']}" if found else "its view is not in tuples")
-    return pictures, captions
+    return pictures, [row["error"] or f"{row['engine']} {row['verdict']}", row["distractor_id"]]
 
 
 def _plain(dataset: Dataset, place: tuple[str, int]) -> Cells:
@@ -97,16 +90,6 @@ def _in_lines(cells: list[Cells]) -> list[Cells]:
     captions = [caption for _, some in cells for caption in some]
     starts = range(0, len(pictures), _IN_A_LINE)
     return [(pictures[i : i + _IN_A_LINE], captions[i : i + _IN_A_LINE]) for i in starts]
-
-
-def _view_places(tuples: Dataset) -> dict[str, tuple[str, int, int]]:
-    """view_id -> (shard, row, view_index)."""
-    found: dict[str, tuple[str, int, int]] = {}
-    for shard, table in iterate(tuples, ["views.view_id"]):
-        for row, views in enumerate(table["views"].to_pylist()):
-            for index, view in enumerate(views or ()):
-                found.setdefault(view["view_id"], (shard, row, index))
-    return found
 
 
 def _outlined(image: dict | None, mask: dict | None) -> np.ndarray | None:

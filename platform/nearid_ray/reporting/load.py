@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from PIL import Image
 
+from nearid_ray.data.engine_sheet import MOST_ROWS, engine_sheet
 from nearid_ray.data.images import decode_rgb, resize_rgb
 from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.errors import UsageError
@@ -113,6 +114,8 @@ def load_report(
         curves=curves,
         projections=_projections(folder, similarities, settings),
         sheet=_sheet(tuples, distractors, similarities, engines, settings) if tuples else [],
+        engine_sheet=_engine_sheet(tuples, distractors, settings) if tuples and distractors else b"",
+        engine_counts=verdict_counts(distractors) if distractors else {},
         facts={
             **_facts(similarities, backbone),
             **_times({**found, "evaluation": Dataset(folder)}),
@@ -277,6 +280,24 @@ def _sheet(
     return sheet
 
 
+def _engine_sheet(tuples: Dataset, distractors: Dataset, settings: ReportSettings) -> bytes:
+    """A JPEG of what each engine made of some identities; empty where the page has no sheets."""
+    if not settings.sheet_tuples:
+        return b""
+    rows = min(settings.sheet_tuples, MOST_ROWS)
+    return _jpeg(engine_sheet(tuples, distractors, rows=rows, seed=settings.report_seed))
+
+
+def verdict_counts(distractors: Dataset) -> dict[str, dict[str, int]]:
+    """Engine -> verdict -> distractors, engines in the order of the shards."""
+    rows = distractors.read(["engine", "verdict"])
+    counts: dict[str, dict[str, int]] = {}
+    for engine, verdict in zip(rows["engine"].to_pylist(), rows["verdict"].to_pylist(), strict=True):
+        own = counts.setdefault(engine, {})
+        own[verdict] = own.get(verdict, 0) + 1
+    return counts
+
+
 class _Scores:
     """Similarities by pair: {scorer: similarity}."""
 
@@ -307,6 +328,10 @@ def thumbnail(data: bytes, width_px: int) -> bytes:
     if width <= width_px:
         return data
     small = resize_rgb(image_HW3, width_px, max(1, round(height * width_px / width)))
+    return _jpeg(small)
+
+
+def _jpeg(image_HW3: np.ndarray) -> bytes:
     sink = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(small)).save(sink, "JPEG", quality=85)
+    Image.fromarray(np.ascontiguousarray(image_HW3)).save(sink, "JPEG", quality=85)
     return sink.getvalue()

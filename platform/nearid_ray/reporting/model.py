@@ -80,6 +80,10 @@ class ReportData:
     """The group whose numbers stand on top; the last group where it is absent."""
     group_engines: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Engines of each group, for the captions."""
+    engine_sheet: bytes = b""
+    """A picture (JPEG): view, mask and what each engine made of it, one identity a row."""
+    engine_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Engine -> verdict -> distractors."""
     curves: Sequence[TrainingCurve] = ()
     projections: Sequence[Projection] = ()
     sheet: Sequence[SheetTuple] = ()

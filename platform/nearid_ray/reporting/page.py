@@ -21,6 +21,7 @@ def page(data: ReportData) -> str:
         sections.training(data),
         sections.projections(data),
         sections.sheet(data),
+        sections.engines(data),
         sections.run_facts(data),
     ]
     head = tag(

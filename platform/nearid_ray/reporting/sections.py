@@ -301,6 +301,29 @@ def sheet(data: ReportData) -> list[Markup]:
     return [tag("h2", "Tuples"), tag("p", text), tag("p", data.sheet_note, class_="lead"), *map(_tuple, data.sheet)]
 
 
+def engines(data: ReportData) -> list[Markup]:
+    """What each engine made, and how much of it the quality gate accepted."""
+    if not data.engine_sheet:
+        return []
+    text = (
+        "A view, its mask, and what each engine painted into it. Below each picture stands the quality gate's verdict: "
+        "only accepted distractors are trained on and evaluated."
+    )
+    verdicts = sorted({verdict for counts in data.engine_counts.values() for verdict in counts})
+    head = tag("tr", [tag("th", name) for name in ("engine", *verdicts)])
+    body = [
+        tag("tr", tag("th", engine, scope="row"), [tag("td", str(counts.get(verdict, 0))) for verdict in verdicts])
+        for engine, counts in data.engine_counts.items()
+    ]
+    picture = tag("img", src=data_uri(data.engine_sheet), alt="views, masks and distractors by engine", loading="lazy")
+    return [
+        tag("h2", "Distractors"),
+        tag("p", text),
+        tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll"),
+        tag("div", picture, class_="scroll"),
+    ]
+
+
 def _tuple(item: SheetTuple) -> Markup:
     pictures = [_picture(item.anchor, "anchor", item)]
     pictures += [_picture(picture, "positive", item) for picture in item.positives]

@@ -27,13 +27,20 @@ class Show:
     rows: int = 12
     """Rows of the dataset on the sheet, spread evenly over it; 1 to 200."""
     tuples: str = ""
-    """With the sheet of a distractors dataset: its tuples, to show each distractor beside its view."""
+    """With the sheet of a distractors dataset: its tuples, to show view, mask and what each engine made side by side,
+    one identity a row."""
+    identities: tuple[str, ...] = ()
+    """With tuples: the identities to show, instead of `rows` that are drawn."""
 
     def __post_init__(self) -> None:
         if self.sheet and not self.sheet.lower().endswith(".png"):
             raise ValueError(f"sheet is {self.sheet!r}; expected the name of a .png file")
         if self.tuples and not self.sheet:
             raise ValueError("tuples is given without sheet; it is for the sheet alone")
+        if self.identities and not self.tuples:
+            raise ValueError(
+                "identities is given without tuples; they are for the sheet of distractors with their views"
+            )
 
 
 def run_show(settings: Show) -> bool:
@@ -84,7 +91,7 @@ def _write_sheet(found: list[Dataset], settings: Show) -> None:
         if _is_inside(place, dataset.location):
             raise UsageError(f"{settings.sheet} lies in the dataset, where nothing is written; give another place")
     tuples = Dataset.open(settings.tuples, "tuples") if settings.tuples else None
-    place.write_bytes(encode_png(sheet(found[0], settings.rows, tuples)))
+    place.write_bytes(encode_png(sheet(found[0], settings.rows, tuples, settings.identities)))
     print(f"\nsheet  {place.uri}")
 
 
