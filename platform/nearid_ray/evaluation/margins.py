@@ -15,7 +15,7 @@ Axes: I identities, E engines, V views, M directed trials of an identity (V * (V
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -211,55 +211,54 @@ def summarize(
     columns = columns_of(records, ("engine", "identity_id", "margin", *by), "records")
     _refuse_mixtures(columns, by)
     margin, identity, engine = floats(columns["margin"]), names(columns["identity_id"]), names(columns["engine"])
-    key_columns = [names(columns[name]) for name in by]
-    apart = [name in MEASURED_APART for name in by]
-    keys = list(zip(*key_columns, strict=True)) if by else [()] * len(margin)
-    outer = [tuple(value for value, alone in zip(key, apart, strict=True) if alone) for key in keys]
-
-    def row(values: Sequence[str], chosen: NDArray[np.bool_]) -> dict[str, Any]:
-        counts = count_trials(margin[chosen], identity[chosen], engine[chosen])
-        made: dict[str, Any] = dict(zip(by, values, strict=True))
-        made |= {"num_identities": counts.identity_count(), "num_engines": int(counts.counted_IE.any(axis=0).sum())}
-        made |= {"num_units": counts.support(), "num_trials": counts.trial_count()}
-        made["coverage"] = counts.trial_count() / chosen.sum() if chosen.any() else float("nan")
-        made |= {"ssr": counts.ssr(), "pa": counts.pa()}
-        if resamples:
-            for name, found in zip(
-                ("ssr", "pa"),
-                bootstrap_rates(counts, resamples=resamples, seed=seed, confidence=confidence),
-                strict=True,
-            ):
-                made |= {f"{name}_low": found.low, f"{name}_high": found.high}
-        return made
-
-    key_code, outer_code = _codes(keys), _codes(outer)
     rows = []
-    for wanted in sorted(set(outer)) or [tuple("" for alone in apart if alone)]:
-        inside = outer_code.chosen(wanted)
-        own = iter(wanted)
-        pooled = [next(own) if alone else POOLED for alone in apart]
-        if not all(apart):
-            for key in sorted({key for key, other in zip(keys, outer, strict=True) if other == wanted}):
-                rows.append(row(key, key_code.chosen(key)))
-        for name, members in (groups or {}).items() if "engine" in by else ():
-            chosen = inside & np.isin(engine, list(members))
+    for values, chosen in _groups({name: names(columns[name]) for name in by}, engine, groups or {}):
+        counts = count_trials(margin[chosen], identity[chosen], engine[chosen])
+        row: dict[str, Any] = {
+            **values,
+            "num_identities": counts.identity_count(),
+            "num_engines": int(counts.counted_IE.any(axis=0).sum()),
+            "num_units": counts.support(),
+            "num_trials": counts.trial_count(),
+            "coverage": counts.trial_count() / chosen.sum() if chosen.any() else float("nan"),
+            "ssr": counts.ssr(),
+            "pa": counts.pa(),
+        }
+        if resamples:
+            ssr, pa = bootstrap_rates(counts, resamples=resamples, seed=seed, confidence=confidence)
+            row |= {"ssr_low": ssr.low, "ssr_high": ssr.high, "pa_low": pa.low, "pa_high": pa.high}
+        rows.append(row)
+    return like(records, {name: [row[name] for row in rows] for name in rows[0]})
+
+
+def _groups(
+    keys: Mapping[str, np.ndarray], engine: np.ndarray, groups: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[dict[str, str], NDArray[np.bool_]]]:
+    """The rows of `summarize` in order: the values that name one, and which records are in it."""
+
+    def where(wanted: Mapping[str, str]) -> NDArray[np.bool_]:
+        chosen = np.ones(len(engine), bool)
+        for name, value in wanted.items():
+            chosen &= keys[name] == value
+        return chosen
+
+    def distinct(names_: Sequence[str]) -> list[dict[str, str]]:
+        found = sorted(set(zip(*(keys[name].tolist() for name in names_), strict=True)))
+        return [dict(zip(names_, values, strict=True)) for values in found]
+
+    apart = [name for name in keys if name in MEASURED_APART]
+    single = distinct(list(keys))
+    for outer in (distinct(apart) if apart else []) or [dict.fromkeys(apart, "")]:
+        if len(apart) < len(keys):
+            for wanted in single:
+                if outer.items() <= wanted.items():
+                    yield wanted, where(wanted)
+        pooled = {name: outer.get(name, POOLED) for name in keys}
+        for group, members in groups.items() if "engine" in keys else ():
+            chosen = where(outer) & np.isin(engine, list(members))
             if chosen.any():
-                rows.append(
-                    row([name if column == "engine" else v for column, v in zip(by, pooled, strict=True)], chosen)
-                )
-        rows.append(row(pooled, inside))
-    return like(records, {name: [made[name] for made in rows] for name in rows[0]})
-
-
-class _codes:
-    """Numbers for tuples of strings, so that each group is one comparison."""
-
-    def __init__(self, keys: Sequence[tuple[str, ...]]) -> None:
-        self._number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-        self._code = np.array([self._number[key] for key in keys], np.int64)
-
-    def chosen(self, key: tuple[str, ...]) -> NDArray[np.bool_]:
-        return self._code == self._number.get(key, -1)
+                yield {**pooled, "engine": group}, chosen
+        yield pooled, where(outer)
 
 
 def _refuse_mixtures(columns: Mapping[str, np.ndarray], by: Sequence[str]) -> None:
