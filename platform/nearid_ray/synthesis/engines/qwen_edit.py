@@ -1,6 +1,14 @@
 """Qwen-Image-Edit: the whole picture made anew after an instruction. ID-Sim's context and lighting edits.
 
-What it gives is no distractor but a new view of the same identity, a positive; `context` has the prompts.
+What it gives is no distractor but a new view of the same identity, a positive; `context` has the prompts:
+
+    engine = QwenEditEngine(SETTINGS[0])
+    engine.check()
+    engine.load()
+    prompt = context_prompt("mug", *draw_context(seed))
+    [new_view] = engine.generate([EngineRequest(view_HW3=view, mask_HW=mask, seed=seed, prompt=prompt)])
+
+`place_on_white` with the same view, mask and seed tells where the object was placed.
 """
 
 from collections.abc import Sequence
