@@ -26,6 +26,11 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/pipeline.py $(ARGS)
+	$(BIN)/python tests/benchmarks/ingest.py --views 3000
+	$(BIN)/python tests/benchmarks/synthesis.py rates
+	$(BIN)/python tests/benchmarks/head.py
+	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/metrics.py
 
 env: $(READY)
 
