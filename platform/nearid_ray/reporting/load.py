@@ -103,6 +103,7 @@ def load_report(
     tokens = Dataset.open(inputs.tokens, "tokens_index") if inputs.tokens else None
     stages = {"tuples": tuples, "distractors": distractors, "tokens": tokens}
     found = {name: dataset for name, dataset in stages.items() if dataset is not None}
+    sheet = _sheet(tuples, distractors, similarities, engines, settings) if tuples else []
     return ReportData(
         title=settings.title,
         statement=[*data_statement(similarities, backbone), *settings.statement],
@@ -113,8 +114,8 @@ def load_report(
         group_engines=evaluation.groups,
         curves=curves,
         projections=_projections(folder, similarities, settings),
-        sheet=_sheet(tuples, distractors, similarities, engines, settings) if tuples else [],
-        engine_sheet=_engine_sheet(tuples, distractors, settings) if tuples and distractors else b"",
+        sheet=sheet,
+        engine_sheet=_engine_sheet(tuples, distractors, sheet) if tuples and distractors else b"",
         engine_counts=verdict_counts(distractors) if distractors else {},
         facts={
             **_facts(similarities, backbone),
@@ -280,12 +281,11 @@ def _sheet(
     return sheet
 
 
-def _engine_sheet(tuples: Dataset, distractors: Dataset, settings: ReportSettings) -> bytes:
-    """A JPEG of what each engine made of some identities; empty where the page has no sheets."""
-    if not settings.sheet_tuples:
-        return b""
-    rows = min(settings.sheet_tuples, MOST_ROWS)
-    return _jpeg(engine_sheet(tuples, distractors, rows=rows, seed=settings.report_seed))
+def _engine_sheet(tuples: Dataset, distractors: Dataset, shown: Sequence[SheetTuple]) -> bytes:
+    """A JPEG of what each engine made of the identities on the sheet of tuples; empty where there are none."""
+    painted = set(distractors.read(["identity_id"])["identity_id"].unique().to_pylist())
+    identities = [item.identity_id for item in shown if item.identity_id in painted][:MOST_ROWS]
+    return _jpeg(engine_sheet(tuples, distractors, identities)) if identities else b""
 
 
 def verdict_counts(distractors: Dataset) -> dict[str, dict[str, int]]:

@@ -310,9 +310,15 @@ def engines(data: ReportData) -> list[Markup]:
         "only accepted distractors are trained on and evaluated."
     )
     verdicts = sorted({verdict for counts in data.engine_counts.values() for verdict in counts})
-    head = tag("tr", [tag("th", name) for name in ("engine", *verdicts)])
+    head = tag(
+        "tr", [tag("th", n, scope="col", class_="text" if n == "engine" else None) for n in ("engine", *verdicts)]
+    )
     body = [
-        tag("tr", tag("th", engine, scope="row"), [tag("td", str(counts.get(verdict, 0))) for verdict in verdicts])
+        tag(
+            "tr",
+            tag("th", engine, scope="row", class_="text"),
+            [tag("td", str(counts.get(verdict, 0))) for verdict in verdicts],
+        )
         for engine, counts in data.engine_counts.items()
     ]
     picture = tag("img", src=data_uri(data.engine_sheet), alt="views, masks and distractors by engine", loading="lazy")
