@@ -211,7 +211,8 @@ def test_wrong_tables_of_categories_are_refused(root, tmp_path):
         ("id\nmug\n", "line(s) 2 have too few columns"),
     ):
         table.write_text(text)
-        assert words in refusal(root, categories=str(table))
+        said = refusal(root, categories=str(table))
+        assert words in said and said.startswith(f"{table}")
     table.write_bytes("id,c\nmug,t\xe4sse\n".encode("latin-1"))
     assert "UTF-8" in refusal(root, categories=str(table))
     table.write_text("id,c\nmug,cup\nmug,cup\n")
@@ -270,6 +271,20 @@ def test_masks_without_a_photo_are_counted_and_shared_ones_refused(root):
     assert [(r["record_id"], r["reason"]) for r in rejected] == [("mug/masks/77.png", "mask-without-photo")]
     put(root / "mug" / "1.jpg", picture(1))
     assert "mask(s) 1 belong to several photos" in refusal(root)
+
+
+def test_pictures_that_are_not_read_are_listed_as_left_out(root):
+    for place in ("mug/5.HEIC", "mug/scan.tiff", "mug/more/6.jpg", "loose.png"):
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).write_bytes(b"?")
+    records, rejected = importer(root).list_records()
+    assert [len(record["files"]) for record in records] == [2, 2]
+    assert sorted((r["record_id"], r["reason"]) for r in rejected) == [
+        ("loose.png", "photo-elsewhere"),
+        ("mug/5.HEIC", "unread-format"),
+        ("mug/more/6.jpg", "photo-elsewhere"),
+        ("mug/scan.tiff", "unread-format"),
+    ]
 
 
 def test_max_views_takes_the_first_by_name(root):

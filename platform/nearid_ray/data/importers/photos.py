@@ -24,6 +24,9 @@ from nearid_ray.identifiers import seed_of
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """Endings of photos, in any case."""
 
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".bmp", ".gif", ".jfif", ".dng", ".cr2", ".nef", ".arw")
+"""Endings of pictures that are not read: they are listed as left out, so that none is missed in silence."""
+
 _NAMES_SHOWN = 10
 
 _CATEGORY_TITLES = ("category", "class", "kind", "type")
@@ -113,10 +116,10 @@ class PhotosImporter(PictureImporter):
         """(records, rejected) from file names alone, sorted; no photo is opened.
 
         A record has `identity_id`, `category`, `split`, `files` and, in the same order, `masks` ("" for none), both
-        relative to the root. Rejected are folders without photos, masks without a photo and, with drop_small,
-        identities with too few photos. Raises UsageError for a missing or empty folder, no photos at all, too few
-        photos of an identity, names that cannot be told apart, links that leave the folder, and a wrong table of
-        categories.
+        relative to the root. Rejected are folders without photos, pictures of a kind or in a place that is not read,
+        masks without a photo and, with drop_small, identities with too few photos. Raises UsageError for a missing or
+        empty folder, no photos at all, too few photos of an identity, names that cannot be told apart, links that
+        leave the folder, and a wrong table of categories.
         """
         root = self._folder.uri
         self._folder.check("a folder with one folder of photos an identity")
@@ -142,6 +145,7 @@ class PhotosImporter(PictureImporter):
             else:
                 records.append(record)
         self._refuse_small(small, records, rejected)
+        rejected += self._passed_over(tree)
         self.without_category = sum(not record["category"] for record in records)
         return records, rejected
 
@@ -181,6 +185,19 @@ class PhotosImporter(PictureImporter):
     def _reject(self, name: str, reason: str, detail: str, record_id: str = "") -> Rejected:
         identity_id = f"{self.source}:{_normal(name)}"
         return {"record_id": record_id or identity_id, "identity_id": identity_id, "reason": reason, "detail": detail}
+
+    def _passed_over(self, tree: Tree) -> Iterator[Rejected]:
+        for folder, files in tree.items():
+            if self.settings.masks in folder.parts:
+                continue
+            for file in files:
+                of = folder.parts[0] if folder.parts else ""
+                if file.lower().endswith(UNREAD):
+                    detail = f"only {', '.join(EXTENSIONS)} are read; convert it"
+                    yield self._reject(of, "unread-format", detail, str(folder / file))
+                elif _is_photo(file) and len(folder.parts) != 1:
+                    detail = "photos are read directly from each identity's folder; move it there"
+                    yield self._reject(of, "photo-elsewhere", detail, str(folder / file))
 
     def _refuse_small(self, small: list[Record], records: list[Record], rejected: list[Rejected]) -> None:
         least = self.settings.min_views
@@ -240,7 +257,7 @@ def read_categories(uri: str, names: set[str]) -> dict[str, str]:
     short = [str(number) for number, row in rows if len(row) <= column]
     if short:
         raise UsageError(
-            f"{table}: line(s) {_shown(short)} have too few columns; expected identity,category with a comma between"
+            f"{uri}: line(s) {_shown(short)} have too few columns; expected identity,category with a comma between"
         )
     categories: dict[str, str] = {}
     double: list[str] = []
@@ -249,12 +266,15 @@ def read_categories(uri: str, names: set[str]) -> dict[str, str]:
         if categories.setdefault(name, category) != category:
             double.append(f"{name} ({categories[name]}, {category})")
     if double:
-        raise UsageError(f"{table}: two categories for one identity: {_shown(double)}; keep one")
+        raise UsageError(f"{uri}: two categories for one identity: {_shown(double)}; keep one")
     unknown = sorted(set(categories) - names)
     if not categories:
-        raise UsageError(f"{table} gives no identity a category; expected lines like mug-03,mug")
+        raise UsageError(f"{uri} gives no identity a category; expected lines like mug-03,mug")
     if unknown:
-        raise UsageError(f"{table} names {len(unknown)} identity(ies) without a folder: {_shown(unknown)}")
+        raise UsageError(
+            f"{uri} names {len(unknown)} identity(ies) without a folder: {_shown(unknown)}; correct the names or "
+            "remove those lines"
+        )
     return categories
 
 
