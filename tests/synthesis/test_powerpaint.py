@@ -169,20 +169,27 @@ def test_a_task_is_its_ten_learned_vectors_between_start_and_end(engine, folder)
     saved = torch.load(folder / powerpaint.TEXT_FILE, weights_only=True)
     prefix = "text_model.embeddings.token_embedding"
     words, encoder = saved[f"{prefix}.wrapped.weight"], engine.pipeline.text_encoder_brushnet
-    tokenizer, read = engine.pipeline.tokenizer, []
-    hook = encoder.get_input_embeddings().register_forward_hook(lambda _, __, output: read.append(output))
+    tokenizer, read, gave = engine.pipeline.tokenizer, [], []
+    hooks = [
+        encoder.get_input_embeddings().register_forward_hook(lambda _, __, output: read.append(output)),
+        encoder.register_forward_hook(lambda _, __, output: gave.append(output[0])),
+    ]
     with torch.no_grad():
         text, shaped = (engine.pipeline.embed_task(task) for task in ("text-guided", "shape-guided"))
         blend = engine.pipeline.embed_task("shape-guided", 0.25)
-        context = engine.pipeline.embed_task("shape-guided", 0.0)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     ends = words[tokenizer.bos_token_id][None], words[tokenizer.eos_token_id][None]
     pads = words[tokenizer.pad_token_id].expand(77 - 12, -1)
-    for (told, _), token in zip(read[:2], ("P_obj", "P_shape"), strict=True):
+    told = {"P_obj": read[0][0], "P_shape": read[1][0], "P_ctxt": read[1][1]}
+    for token, embedded in told.items():
         vectors = saved[f"{prefix}.trainable_embeddings.{token}"]
-        assert torch.equal(told, torch.cat([ends[0], vectors, ends[1], pads]))
-    torch.testing.assert_close(blend, 0.25 * shaped + 0.75 * context)
-    assert min((one - other).abs().max() for one, other in ((text, shaped), (shaped, context))) > 0.01
+        assert torch.equal(embedded, torch.cat([ends[0], vectors, ends[1], pads])), token
+    shape, context = gave[1]
+    torch.testing.assert_close(text[0], gave[0][0])
+    torch.testing.assert_close(shaped[0], shape)
+    torch.testing.assert_close(blend[0], 0.25 * shape + 0.75 * context)
+    assert min((one - other).abs().max() for one, other in ((text[0], shape), (shape, context))) > 0.01
 
 
 def test_a_view_that_is_no_square_keeps_its_aspect(engine):

@@ -1,5 +1,6 @@
 """PowerPaint's published folders: every tensor arrives, and what does not fit to the tensor is refused by name."""
 
+import os
 import pickle
 import shutil
 
@@ -97,19 +98,20 @@ def test_a_text_encoder_without_task_tokens_is_refused(copied):
 
 
 class Trap:
-    """What is run when a pickle with it is opened without care."""
+    """Makes a folder when a pickle with it is opened without care."""
 
-    opened: list[str] = []
+    def __init__(self, sprung):
+        self.sprung = sprung
 
     def __reduce__(self):
-        return (Trap.opened.append, ("opened",))
+        return os.mkdir, (str(self.sprung),)
 
 
-def test_a_pickle_that_would_run_code_is_refused_unread(copied):
-    (copied / TEXT_FILE).write_bytes(pickle.dumps({"a": Trap()}, protocol=2))
+def test_a_pickle_that_would_run_code_is_refused_unread(copied, tmp_path):
+    (copied / TEXT_FILE).write_bytes(pickle.dumps({"a": Trap(tmp_path / "sprung")}, protocol=2))
     with pytest.raises(UsageError, match=r"pytorch_model\.bin cannot be read as tensors"):
         tiny(copied).load()
-    assert not Trap.opened
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("file", [BRUSHNET_FILE, TEXT_FILE])

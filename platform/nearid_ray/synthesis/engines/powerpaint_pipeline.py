@@ -152,7 +152,6 @@ class PowerPaintPipeline(DiffusionPipeline):
     def _timesteps(self, steps: int, strength: float) -> torch.Tensor:
         self.scheduler.set_timesteps(steps, device=self._execution_device)
         left_out = steps - max(1, min(steps, int(steps * strength)))
-        self.scheduler.set_begin_index(left_out)
         return self.scheduler.timesteps[left_out:]
 
     def _start(
