@@ -1,5 +1,6 @@
 """Synthesis on shards: exact backgrounds, failures as rows, batches that fit, the same picture in any batch."""
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,15 +8,18 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from nearid_ray.data.images import decode_mask, decode_rgb
+from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import ingest_task, plan_ingest
 from nearid_ray.data.pipeline import run_shard
 from nearid_ray.data.store import Dataset, parquet_bytes
+from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
+from nearid_ray.synthesis.estimate import estimate
+from nearid_ray.synthesis.gate import GateSettings
 from nearid_ray.synthesis.paint import Batches
-from nearid_ray.synthesis.settings import SynthesisSettings
-from nearid_ray.synthesis.synthesize import make_task, plan_distractors
+from nearid_ray.synthesis.settings import Selection, SynthesisSettings
+from nearid_ray.synthesis.synthesize import asks_for_gpus, make_task, plan_distractors, selected, settled_dtype
 
 
 def _request(value: int) -> EngineRequest:
@@ -137,24 +141,131 @@ def test_views_that_cannot_be_read_or_painted_become_rows_with_an_error(tuples, 
     broken[0]["views"][0]["image"]["bytes"] = b"no picture"
     broken[1]["views"][0]["view_id"] = "changed"
     broken[2]["views"][0]["provenance"] = "{}"
+    for number, value in ((3, 0), (4, 255)):
+        broken[number]["views"][0]["mask"]["bytes"] = encode_png(np.full((64, 64), value, np.uint8))
+    broken[5]["views"][0]["mask"]["bytes"] = encode_png(np.full((32, 32), 255, np.uint8))
     copy = Dataset(tmp_path / "tuples")
     for name in ("settings.json", "plan/000.parquet"):
         copy.location.child(name).write_bytes(tuples.location.child(name).read_bytes())
     shard = tuples.shards()[0]
     copy.shard(shard).write_bytes(tuples.shard(shard).read_bytes())
-    settings = SynthesisSettings(engines=("toybox-redraw",))
+    settings = SynthesisSettings(engines=("toybox-redraw", "sleeping-1"))
     output = Dataset(tmp_path / "out")
     plan = plan_distractors(copy, output, settings)
     copy.shard(shard).write_bytes(parquet_bytes(pa.Table.from_pylist(broken, schema=table.schema)))
     for name in plan.pending:
         run_shard(make_task(copy, plan, settings), output, name, plan.members(name))
-    rows = {(row["identity_id"], row["view_index"]): row for row in output.read().to_pylist()}
-    said = [rows[broken[i]["identity_id"], 0]["error"] for i in range(3)]
+    rows = {(row["identity_id"], row["view_index"], row["engine"]): row for row in output.read().to_pylist()}
+    said = [rows[entry["identity_id"], 0, "toybox-redraw"]["error"] for entry in broken]
     assert "not a picture in a known format" in said[0]
     assert "not the one that was planned" in said[1]
     assert "paints toybox views alone" in said[2]
-    assert sum(bool(row["error"]) for row in rows.values()) == 3
+    said = [rows[entry["identity_id"], 0, "sleeping-1"]["error"] for entry in broken]
+    assert said[2] == ""
+    assert "the mask is empty" in said[3]
+    assert "covers 100.0% of the picture" in said[4]
+    assert "the mask is (32, 32) px, the view (64, 64) px" in said[5]
+    assert sum(bool(row["error"]) for row in rows.values()) == 4 + 5
     assert schemas.validate(tmp_path / "out") == []
+
+
+def test_later_identities_add_rows_and_change_none(tmp_path):
+    def grown(identities: int) -> Dataset:
+        output = Dataset(tmp_path / "tuples")
+        importer = ToyboxImporter(ToyboxSettings(train_identities=0, val_identities=0, test_identities=identities))
+        plan = plan_ingest(importer, output)
+        for shard in plan.pending:
+            run_shard(ingest_task(importer), output, shard, plan.members(shard))
+        return output
+
+    few = {row["distractor_id"]: row for row in _made(grown(2), Dataset(tmp_path / "out")).to_pylist()}
+    before = {name: (tmp_path / "out/data" / name).read_bytes() for name in os.listdir(tmp_path / "out/data")}
+    more = {row["distractor_id"]: row for row in _made(grown(5), Dataset(tmp_path / "out")).to_pylist()}
+    assert len({row["identity_id"] for row in more.values()}) == 5
+    assert {name: more[name] for name in few} == few
+    assert before.items() <= {name: (tmp_path / "out/data" / name).read_bytes() for name in
+                              os.listdir(tmp_path / "out/data")}.items()  # fmt: skip
+
+
+def test_an_engine_has_one_configuration_in_a_dataset(tuples, tmp_path):
+    output = Dataset(tmp_path / "out")
+    _made(tuples, output, engines=("exemplar", "sleeping-1"), engine_options=("exemplar.tint=0.5",))
+    with pytest.raises(UsageError, match=r"tint: there 0.5, now 0.15.*exemplar.tint=0.5"):
+        _made(tuples, output, engines=("exemplar",))
+    # Pace and batch are no configuration.
+    options = ("exemplar.tint=0.5", "sleeping-1.row_s=0.001", "exemplar.batch=1")
+    before = output.read(["distractor_id"])
+    assert _made(tuples, output, engines=("exemplar", "sleeping-1"), engine_options=options).num_rows == len(before)
+    with pytest.raises(UsageError, match="retries: there 0, now 1"):
+        _made(tuples, output, engines=("sleeping-1",), gate=GateSettings(retries=1))
+
+
+def test_the_time_of_a_run_is_estimated_from_the_logs_of_earlier_ones(tuples, tmp_path):
+    settings = SynthesisSettings(engines=("sleeping-1", "sleeping-2"), rows_per_shard=4)
+    output = Dataset(tmp_path)
+    plan = plan_distractors(tuples, output, settings)
+    ones = [name for name in plan.shard_names if plan.members(name)["engine"][0].as_py() == "sleeping-1"]
+    rows = {name: plan.members(name).num_rows for name in plan.shard_names}
+    said = estimate(output, plan, plan.pending)
+    assert said["worker_hours"] == "what is unknown" and said["rows"] == sum(rows.values())
+    hash_ = plan.members(ones[0])["settings_hash"][0].as_py()
+    records = [{"rows": 4, "settings_hash": hash_, "paint_s": seconds, "load_s": 99.0} for seconds in (3600.0, 7200.0)]
+    output.location.child("log", "a.parquet").write_bytes(parquet_bytes(pa.Table.from_pylist(records)))
+    said = estimate(output, plan, ones[:1])
+    assert said["sleeping-1"] == f"4 of {sum(rows[one] for one in ones)} rows now; 1350.00 s a row, 1.50 worker-hours"
+    assert said["worker_hours"] == "1.50" and "sleeping-2" not in said
+    assert estimate(output, plan, plan.pending)["worker_hours"].endswith("and what is unknown")
+
+
+def test_a_real_pipeline_class_gives_the_same_bytes_in_every_run_of_a_plan(tuples, tiny_weights, tmp_path):
+    options = ("weights=" + str(tiny_weights("sdxl")), "resolution_px=64", "steps=2", "batch=3")
+    changes = {
+        "engines": ("sdxl-512",), "engine_options": tuple(f"sdxl-512.{option}" for option in options),
+        "control": True, "control_strength": 0.5, "rows_per_shard": 5, "dtype": "float32",
+    }  # fmt: skip
+    rows = _made(tuples, Dataset(tmp_path / "a"), **changes)
+    assert _made(tuples, Dataset(tmp_path / "b"), **changes).equals(rows)
+    assert schemas.validate(tmp_path / "a", references={"tuples": tuples.location.path}) == []
+    made = rows.to_pylist()
+    assert {(row["engine"], row["control"]) for row in made} == {("sdxl-512", False), ("sdxl-512-control", True)}
+    assert not any(row["error"] for row in made)
+    assert all("watermark" in row["negative_prompt"] and row["prompt"] for row in made)
+    differences = {flag: [row["object_mean_difference"] for row in made if row["control"] == flag] for flag in (0, 1)}
+    assert np.mean(differences[1]) < np.mean(differences[0])
+    planned = pa.concat_tables(Dataset(tmp_path / "a").plans())
+    assert set(planned["batch"].to_pylist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "gpus", "expected"),
+    [("", "auto", 0, "float32"), ("", "auto", 2, "bfloat16"), ("float32", "auto", 2, "float32"),
+     ("bfloat16", "auto", 0, "bfloat16"), ("", "float16", 2, "float16")],
+)  # fmt: skip
+def test_auto_precision_is_the_plans_else_the_clusters(tuples, tiny_weights, tmp_path, stored, asked, gpus, expected):
+    output = Dataset(tmp_path)
+    folder = tiny_weights("sdxl")
+    options = (f"sdxl-512.weights={folder}",)
+    if stored:
+        plan_distractors(tuples, output, SynthesisSettings(engines=("exemplar",)))
+        plan_distractors(tuples, output, SynthesisSettings(engines=("sdxl-512",), engine_options=options, dtype=stored))
+    settings = SynthesisSettings(engines=("sdxl-1024",), engine_options=(f"sdxl-1024.weights={folder}",), dtype=asked)
+    assert asks_for_gpus(output, settings) == (not stored and asked == "auto")
+    plan = plan_distractors(tuples, output, settings, gpus=gpus)
+    engines = {engine.name: engine for engine in make_task(tuples, plan, settings).engines.values()}
+    assert engines["sdxl-1024"].settings["dtype"] == expected
+    assert settled_dtype(output, settings, gpus) == expected
+
+
+@pytest.mark.parametrize("wrong", [{"max_rows": 0}, {"shard": "0/4"}, {"shard": "5/4"}, {"shard": "half"}])
+def test_parts_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Selection(**wrong)
+
+
+def test_an_engine_that_the_plan_lacks_cannot_be_chosen(tuples, tmp_path):
+    plan = plan_distractors(tuples, Dataset(tmp_path), SynthesisSettings(engines=("exemplar",)))
+    with pytest.raises(UsageError, match="only_engine names sdxl-512; the plan has exemplar"):
+        selected(plan, Selection(only_engine=("sdxl-512",)))
 
 
 @pytest.mark.parametrize(
