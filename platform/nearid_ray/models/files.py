@@ -1,8 +1,6 @@
 """A model's files: those of a folder, or those of a repository on the hub, which are fetched one by one."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearid_ray import hub
 from nearid_ray.errors import UsageError
 
 TOYBOX_BACKBONE = "toybox-siglip2"
@@ -109,7 +108,7 @@ class ModelFiles:
 
         try:
             # What the weights lack is drawn at random.
-            with _without_bars(), torch.random.fork_rng(devices=[]):
+            with hub.quiet_transformers(), torch.random.fork_rng(devices=[]):
                 model, report = model_class.from_pretrained(
                     self.source if state is None else None,
                     **({} if config is None else {"config": config}),
@@ -147,7 +146,7 @@ class ModelFiles:
 
         said = f"{self.what} {self.spec} is no folder here, and {name} could not be fetched from the hub"
         said += f" (revision {self.revision})" if self.revision else ""
-        if any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
+        if any(isinstance(cause, GatedRepoError) for cause in hub.causes(error)):
             return UsageError(
                 f"{said}: its owner asks for terms to be accepted. Accept them at https://huggingface.co/{self.spec}, "
                 "sign in on this machine with `hf auth login` (or set HF_TOKEN), then run the same command again."
@@ -159,25 +158,5 @@ class ModelFiles:
         )
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _is_of_the_hub(error: Exception) -> bool:
-    return any(type(cause).__module__.startswith("huggingface_hub") for cause in _causes(error))
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar for loading, also for a model of two megabytes."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    return any(type(cause).__module__.startswith("huggingface_hub") for cause in hub.causes(error))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nearid_ray import hub
 from nearid_ray.data.masking.settings import MaskSettings
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import stable_hash
@@ -109,7 +110,7 @@ def load_weights(model_class: Any, place: ModelPlace, **arguments: Any) -> Any:
     import torch
 
     try:
-        with _quiet():
+        with hub.quiet_transformers():
             model, report = model_class.from_pretrained(
                 place.place,
                 revision=None if place.is_folder else place.revision or None,
@@ -222,10 +223,7 @@ def _in_words(error: BaseException, spec: str) -> str:
     """Why a model could not be had, and what to do."""
     from huggingface_hub import errors
 
-    chain, cause = [], error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    chain = list(hub.causes(error))
     kinds = (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError,
              errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ImportError)  # fmt: skip
     kind = next((known for known in kinds if any(isinstance(one, known) for one in chain)), None)
@@ -246,19 +244,3 @@ def _in_words(error: BaseException, spec: str) -> str:
     if "meta tensor" in str(error):
         return f"its code does not work with this version of transformers; give a newer mask_revision. ({first_line})"
     return first_line
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws bars and warns of what was checked here already."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
