@@ -377,11 +377,19 @@ def test_offload_without_a_gpu_is_refused(tiny_weights, offload):
 def test_an_attention_backend_that_is_not_here_is_refused_and_a_known_one_is_used(tiny_weights):
     with pytest.raises(UsageError, match=r"FluxTransformer2DModel cannot run as asked for: .*must be one of"):
         engine("flux-fill", tiny_weights("flux-fill"), attention="fastest")
-    native = engine("flux-fill", tiny_weights("flux-fill"), attention="native")
-    backends = {p._attention_backend.value for p in native.pipeline.transformer.attn_processors.values()}
-    assert backends == {"native"}
+    chosen = engine("flux-fill", tiny_weights("flux-fill"), attention="_native_math")
+    processors = chosen.pipeline.transformer.attn_processors.values()
+    assert {processor._attention_backend.value for processor in processors} == {"_native_math"}
     plain = shared_engine("flux-fill", tiny_weights("flux-fill"))
-    assert difference(native.generate([row()])[0], plain.generate([row()])[0]) <= 1
+    assert difference(chosen.generate([row()])[0], plain.generate([row()])[0]) <= 1
+
+
+def test_an_attention_backend_is_that_engines_alone(tiny_weights):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    before = _AttentionBackendRegistry.get_active_backend()
+    engine("flux-fill", tiny_weights("flux-fill"), attention="_native_math")
+    assert _AttentionBackendRegistry.get_active_backend() == before
 
 
 @pytest.mark.parametrize(

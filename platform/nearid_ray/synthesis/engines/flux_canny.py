@@ -40,7 +40,8 @@ def edges(image_HW3: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 class FluxCannyEngine(DiffusionEngine):
-    """FluxControlInpaintPipeline with the edges of the view, inside the region as well as outside."""
+    """FluxControlInpaintPipeline with the edges of the view, inside the region as well as outside. Of a prompt it
+    reads the first 512 tokens."""
 
     family = "flux-canny"
     multiple_px = 16

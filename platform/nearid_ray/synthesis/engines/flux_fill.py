@@ -31,7 +31,7 @@ SETTINGS = tuple(
 
 
 class FluxFillEngine(DiffusionEngine):
-    """FluxFillPipeline."""
+    """FluxFillPipeline. Of a prompt it reads the first 512 tokens."""
 
     family = "flux-fill"
     multiple_px = 16

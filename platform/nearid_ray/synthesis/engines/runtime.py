@@ -36,7 +36,11 @@ def place(pipeline: Any, settings: "DiffusionSettings") -> None:
     model = denoiser(pipeline)
     try:
         if settings.attention:
-            model.set_attention_backend(settings.attention)
+            from diffusers import attention_backend
+
+            # It would stay on for every other model of this worker as well: the context puts back what was before.
+            with attention_backend():
+                model.set_attention_backend(settings.attention)
         if settings.cache_threshold:
             from diffusers import FirstBlockCacheConfig
 

@@ -31,7 +31,7 @@ SETTINGS = tuple(
 
 
 class SdxlEngine(DiffusionEngine):
-    """StableDiffusionXLInpaintPipeline."""
+    """StableDiffusionXLInpaintPipeline. Of a prompt it reads the first 77 tokens."""
 
     family = "sdxl"
     multiple_px = 8
