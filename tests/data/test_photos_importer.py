@@ -13,8 +13,9 @@ from PIL import Image
 
 from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
-from nearid_ray.data.ingest import ingest_task
+from nearid_ray.data.ingest import ingest_task, plan_ingest
 from nearid_ray.data.masking import MaskSettings
+from nearid_ray.data.store import Dataset, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash
 from schemas import TUPLES, validate
@@ -285,6 +286,15 @@ def test_pictures_that_are_not_read_are_listed_as_left_out(root):
         ("mug/more/6.jpg", "photo-elsewhere"),
         ("mug/scan.tiff", "unread-format"),
     ]
+
+
+def test_an_output_in_the_folder_that_is_read_is_refused(root, tmp_path):
+    os.symlink(root, tmp_path / "same")
+    for inside in (root, root / "runs" / "tuples", tmp_path / "same" / "tuples"):
+        with pytest.raises(UsageError, match="lies in the folder that is read"):
+            plan_ingest(importer(root), Dataset(locate(inside)))
+    assert not (root / "runs").exists()
+    plan_ingest(importer(root), Dataset(locate(tmp_path / "photos-tuples")))
 
 
 def test_max_views_takes_the_first_by_name(root):

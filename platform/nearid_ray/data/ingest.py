@@ -1,6 +1,7 @@
 """Ingest: from a source to a dataset. One record, one row."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from nearid_ray.data.masking import Masker, make_masker
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, ShardTask, run_plan
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.rejects import write_rejected
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.data.views import DecodedView, RawIdentity, decode_view, find_masks, identity_row, view_row
 from nearid_ray.errors import UsageError
 from schemas import TUPLES
@@ -81,6 +82,9 @@ class PicturesTask:
 def plan_ingest(importer: Importer, output: Dataset) -> Plan:
     """List the source and plan what `output` misses. Raises UsageError before anything is written."""
     records, rejected = importer.list_records()
+    content = importer.content()
+    if "root" in content:
+        _refuse_inside(output.location, locate(content["root"]))
     key = importer.table.key[0]
     _refuse_doubles([record[key] for record in records])
     _refuse_changed(output, {record[key]: _as_text(record) for record in records})
@@ -94,7 +98,7 @@ def plan_ingest(importer: Importer, output: Dataset) -> Plan:
         output,
         work,
         table=importer.table.name,
-        content={"source": importer.source, **importer.content(), **_masking(importer)},
+        content={"source": importer.source, **content, **_masking(importer)},
         rows_per_shard=_rows_per_shard(importer),
     )
     write_rejected(output, "ingest", rejected)
@@ -158,6 +162,15 @@ def _refuse_changed(output: Dataset, now: dict[str, str]) -> None:
             f"{output.location.uri}: {len(changed)} row(s) there were read from other files or settings, e.g. "
             f"{', '.join(changed[:3])}. Give another output, or remove the folder to start again."
         )
+
+
+def _refuse_inside(output: Location, root: Location) -> None:
+    """What is written below the source's folder would be read as a part of the source the next time."""
+    if output.is_local != root.is_local:
+        return
+    above, below = ((os.path.realpath(p.path) if p.is_local else p.path) for p in (root, output))
+    if f"{below}/".startswith(f"{above}/"):
+        raise UsageError(f"the output {output.uri} lies in the folder that is read, {root.uri}; give one outside of it")
 
 
 def _refuse_doubles(ids: Sequence[str]) -> None:
