@@ -8,7 +8,7 @@ rates: rows a second of a bare loop (one process, no Ray) and of 1, 2, 4 and 8 a
 The sleep stands for a model's time on a GPU of its own: so eight actors can be tried on two cores. `/ bare` is the rate
 a worker in relation to the bare loop's; start of the workers left out.
 
-memory: resident memory of driver and workers, and what Ray's object store holds and has spilled, while so many rows of
+memory: memory of driver and workers (resident, without what is shared), and what Ray's object store holds and has spilled, while so many rows of
 512 x 512 pixels are made.
 """
 
@@ -121,6 +121,12 @@ def rates(arguments: argparse.Namespace, scratch: Path) -> list[str]:
     return lines
 
 
+def private(process: psutil.Process) -> int:
+    """Bytes that are the process's own: without the object store, which all processes map."""
+    memory = process.memory_info()
+    return memory.rss - memory.shared
+
+
 @contextmanager
 def watched(output: Path, every_s: float) -> Iterator[list[tuple[float, int, float, float, float, float]]]:
     """While the block runs: (seconds, shards done, MiB of the driver, of the largest worker, in the store, spilled)."""
@@ -134,7 +140,7 @@ def watched(output: Path, every_s: float) -> Iterator[list[tuple[float, int, flo
             for process in me.children(recursive=True):
                 try:
                     if "MapWorker" in " ".join(process.cmdline()):
-                        workers.append(process.memory_info().rss)
+                        workers.append(private(process))
                 except psutil.Error:
                     continue
             text = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
@@ -142,7 +148,7 @@ def watched(output: Path, every_s: float) -> Iterator[list[tuple[float, int, flo
             done = len(list((output / "data").glob("*.parquet")))
             mib = 1 << 20
             seen.append((
-                time.monotonic() - began, done, me.memory_info().rss / mib, max(workers) / mib,
+                time.monotonic() - began, done, private(me) / mib, max(workers) / mib,
                 float(used[1]) if used else 0.0, float(spilled[1]) if spilled else 0.0,
             ))  # fmt: skip
             print("  {:7.0f} s {:6d} shards  driver {:6.0f}  worker {:6.0f}  store {:6.0f}  spilled {:6.0f} MiB".format(

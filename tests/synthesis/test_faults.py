@@ -188,12 +188,13 @@ with ray_session(num_cpus=2):
 
 
 def test_a_node_removed_in_mid_run_costs_no_row(elsewhere, tmp_path, undisturbed):
+    # Ray is told of GPUs that are not there: decoding, painting and encoding then run apart, two workers a GPU.
     cluster = elsewhere("""
 import threading, time
 import ray
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False)
 
 def remove():
@@ -204,7 +205,7 @@ def remove():
 
 thread = threading.Thread(target=remove)
 thread.start()
-summary = t.run(tuples, folder, row_s=0.3, workers=3)
+summary = t.run(tuples, folder, row_s=0.3, workers=4, gpus_per_worker=0.5)
 thread.join()
 print("rows", summary.rows, summary.rows_made, summary.errors)
 again = t.run(tuples, folder)
@@ -220,6 +221,8 @@ cluster.shutdown()
     assert len(rows) == len(rows.unique())
     assert f"rows {len(rows)} {len(rows)} 0" in out and "again 0" in out
     assert shards(tmp_path) == undisturbed
+    loads = (tmp_path / "loads").read_text().split("\n")[:-1]
+    assert len(loads) == len(set(loads)), "a worker loaded a model twice"
 
 
 def without_ray(task: SynthesisTask, output: Dataset, plan: Plan) -> list[str]:
