@@ -205,6 +205,7 @@ def test_a_header_may_say_which_column_is_the_category(root, tmp_path):
 def test_wrong_tables_of_categories_are_refused(root, tmp_path):
     table = tmp_path / "c.csv"
     assert "is no file" in refusal(root, categories=str(table))
+    assert "expected a CSV file" in refusal(root, categories=str(root))
     for text, words in (
         ("id,c\nmug,cup\nvase,vase\nbowl,bowl\n", "names 2 identity(ies) without a folder: bowl, vase"),
         ("id,c\nmug,cup\nmug,glass\n", "two categories for one identity: mug (cup, glass)"),
