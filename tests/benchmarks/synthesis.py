@@ -8,8 +8,8 @@ rates: rows a second of a bare loop (one process, no Ray) and of 1, 2, 4 and 8 a
 The sleep stands for a model's time on a GPU of its own: so eight actors can be tried on two cores. `/ bare` is the rate
 a worker in relation to the bare loop's; start of the workers left out.
 
-memory: memory of driver and workers (resident, without what is shared), and what Ray's object store holds and has spilled, while so many rows of
-512 x 512 pixels are made.
+memory: memory of driver and workers (resident, without what is shared), and what Ray's object store holds and has
+spilled, while so many rows of 512 x 512 pixels are made; with `--simulated-gpus` by the steps apart.
 """
 
 import argparse

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
-from nearid_ray.synthesis.gate import GateSettings, judge, load_embed, measure, object_alone
+from nearid_ray.synthesis.gate import GateSettings, check_gate, judge, load_embed, measure, object_alone
 from nearid_ray.synthesis.paint import Batches, Painter, Row
 
 GATE = GateSettings()
@@ -95,6 +96,18 @@ def test_a_real_backbone_rejects_what_is_too_far():
     assert far.object_similarity < near.object_similarity <= 1 + 1e-6
     assert (judge(far, settings), judge(far, settings, control=True)) == ("too-far", "accepted")
     assert judge(far, GateSettings(gate_backbone="toybox-siglip2")) == "accepted"  # measured alone
+
+
+def test_a_backbone_that_is_not_there_is_refused_and_a_folder_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec, said in (("/no/such/folder", "no such folder"), (str(tmp_path), "config.json is missing")):
+        with pytest.raises(UsageError, match=said):
+            check_gate(GateSettings(gate_backbone=spec))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert check_gate(GateSettings(gate_backbone="./model")).gate_backbone == str(tmp_path / "model")
+    assert check_gate(GateSettings(gate_backbone="toybox-siglip2")).gate_backbone == "toybox-siglip2"
+    assert check_gate(GATE) == GATE
 
 
 def test_a_control_may_stay_the_same_but_not_be_blank():

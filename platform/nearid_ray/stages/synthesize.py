@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from nearid_ray import job
 from nearid_ray.cluster import ray_session, resources
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
+from nearid_ray.data.plan import forget_plan
 from nearid_ray.data.store import Dataset
+from nearid_ray.errors import UsageError
 from nearid_ray.settings import to_dict
 from nearid_ray.synthesis.estimate import estimate
 from nearid_ray.synthesis.settings import Selection, SynthesisSettings
@@ -41,7 +43,11 @@ def run_synthesize(settings: Synthesize) -> job.Job:
     with ray_session() if needs_cluster else nullcontext():
         gpus = resources()[1] if needs_cluster else 0.0
         plan = plan_distractors(tuples, output, settings.synthesis, embeddings, gpus=gpus)
-        plan = selected(plan, settings.selection)
+        try:
+            plan = selected(plan, settings.selection)
+        except UsageError:
+            forget_plan(output)
+            raise
         todo = shards_to_make(output, plan, settings.run)
         if todo:
             job.print_table("plan", estimate(output, plan, todo))

@@ -4,7 +4,8 @@ Axes: H height, W width, 3 colour channels. Pictures are uint8 RGB, masks uint8 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 
 from nearid_ray.data.difference import MAX_BLANK_DEVIATION, MIN_DIFFERENCE, check_pictures, object_mean_difference
 from nearid_ray.data.images import mask_box
+from nearid_ray.errors import UsageError
 
 Verdict = Literal["accepted", "flagged", "blank", "saturated", "unchanged", "too-far"]
 Embed = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -129,6 +131,26 @@ def object_alone(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     y, x = (more - height) // 2, (more - width) // 2
     cut = np.where(inside, image_HW3[top:bottom, left:right], np.uint8(0))
     return cv2.copyMakeBorder(cut, y, more - height - y, x, more - width - x, cv2.BORDER_CONSTANT, value=0)
+
+
+def check_gate(settings: GateSettings) -> GateSettings:
+    """The settings with a folder's absolute path: workers have other working directories.
+
+    Raises:
+        UsageError: there is no such backbone, or it cannot be reached.
+    """
+    if not settings.gate_backbone:
+        return settings
+    from nearid_ray.models.files import EXPECTED_FILES, TOYBOX_BACKBONE, ModelFiles
+
+    files = ModelFiles.find(settings.gate_backbone, settings.gate_revision, what="gate_backbone")
+    if files.json("config.json") is None:
+        raise UsageError(
+            f"gate_backbone {settings.gate_backbone} holds no model: config.json is missing; expected {EXPECTED_FILES}"
+        )
+    if settings.gate_backbone == TOYBOX_BACKBONE or not files.local:
+        return settings
+    return replace(settings, gate_backbone=str(Path(settings.gate_backbone).expanduser().resolve()))
 
 
 def load_embed(settings: GateSettings) -> Embed | None:

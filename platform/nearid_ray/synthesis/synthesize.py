@@ -18,6 +18,7 @@ from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.catalog import Chosen, Recipe, choose, needs_dtype
 from nearid_ray.synthesis.engine import CONTROL, Engine
+from nearid_ray.synthesis.gate import check_gate
 from nearid_ray.synthesis.plan import ViewPlace, cut_into_batches, engine_hash, list_views, plan_synthesis
 from nearid_ray.synthesis.settings import Selection, SynthesisSettings
 from nearid_ray.synthesis.task import SynthesisTask
@@ -49,6 +50,7 @@ def plan_distractors(
         control_strength=settings.control_strength,
     )
     engines = chosen.checked()
+    check_gate(settings.gate)
     views = list(list_views(tuples))
     work, rejected = plan_synthesis(
         views,
@@ -110,6 +112,7 @@ def make_task(
                 "yet; give another output, or make the other engines alone (--only-engine)"
             )
     uses_model = bool(settings.gate.gate_backbone) or any(engine.uses_model for engine in engines.values())
+    settings = replace(settings, gate=check_gate(settings.gate))
     return SynthesisTask(tuples.location.uri, settings, engines, uses_model)
 
 
