@@ -313,6 +313,7 @@ def test_folders_that_cannot_be_syncd_are_refused(root, tmp_path):
 
 def test_wrong_tables_of_captions_are_refused(root, tmp_path):
     assert "is no file" in refusal(root, captions=str(tmp_path / "no.csv"))
+    assert "cannot be read" in refusal(root, captions=str(root))
     table = put(tmp_path / "c.csv", "a,text\nb\n")
     assert "line 2 has one column" in refusal(root, captions=str(table))
     put(table, "a,text\na,other\n")

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 
 from nearid_ray.data import s3
 from nearid_ray.data.columns import Cell, class_names, has_picture, is_picture, picture_cell
-from nearid_ray.data.store import Location, locate
+from nearid_ray.data.store import Location, locate, read_given
 from nearid_ray.data.table_files import DamagedError, ParquetFiles, parquet_files
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
@@ -273,7 +273,7 @@ def _reopen(origin: _Origin) -> RowSource:
 def _from_file(origin: _Origin, place: Location) -> RowSource:
     folder = _parent(place)
     if place.path.lower().endswith((".csv", ".tsv")):
-        return CsvRows(origin, place.uri, place.read_bytes(), folder)
+        return CsvRows(origin, place.uri, read_given(place.uri, "table", "a CSV file"), folder)
     if place.path.lower().endswith(".arrow"):
         raise UsageError(f"{place.uri} is one file of a saved dataset; give its folder, {folder.uri}")
     return ParquetRows(origin, place.uri, ParquetFiles(place.uri, [place]), folder)

@@ -133,6 +133,20 @@ def locate(uri: str | Path) -> Location:
     return Location(text.rstrip("/"), filesystem, path.rstrip("/"))
 
 
+def read_given(uri: str, what: str, expected: str) -> bytes:
+    """A whole file that a person named; UsageError, with `what` it is for, where there is none or it cannot be read."""
+    place = locate(uri)
+    if not place.exists():
+        raise UsageError(f"{what} {uri} is no file; expected {expected}")
+    try:
+        return place.read_bytes()
+    except StoreError:
+        raise
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise UsageError(f"{what} {uri} cannot be read ({said}); expected {expected}") from error
+
+
 def _write_local(path: Path, data: bytes | pa.Buffer) -> None:
     _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from nearid_ray.data.folder import Folder
 from nearid_ray.data.importers.importer import PictureImporter, Record, Rejected
 from nearid_ray.data.masking import MaskSettings
-from nearid_ray.data.store import locate
+from nearid_ray.data.store import read_given
 from nearid_ray.data.views import RawIdentity, RawView
 from nearid_ray.errors import StoreError, UsageError
 
@@ -65,11 +65,9 @@ def read_categories(uri: str) -> dict[str, str]:
     """
     if not uri:
         return {}
-    place = locate(uri)
-    if not place.exists():
-        raise UsageError(f"categories {uri} is no file; expected JSON or CSV with collection ids and categories")
+    data = read_given(uri, "categories", "JSON or CSV with collection ids and categories")
     try:
-        text = place.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
         if uri.lower().endswith(".json"):
             pairs = list(json.loads(text).items())
         else:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from nearid_ray.data.folder import Folder, Tree
 from nearid_ray.data.importers.importer import PictureImporter, Record, Rejected
 from nearid_ray.data.masking import MaskSettings
-from nearid_ray.data.store import locate
+from nearid_ray.data.store import read_given
 from nearid_ray.data.views import RawIdentity, RawView
-from nearid_ray.errors import StoreError, UsageError
+from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -242,18 +242,12 @@ def read_categories(uri: str, names: set[str]) -> dict[str, str]:
     Raises UsageError for a missing or unreadable file, rows with fewer than two columns, identities that `names` does
     not hold, and an identity with two categories.
     """
-    table = locate(uri)
-    if not table.exists():
-        raise UsageError(f"categories {uri} is no file; expected a CSV file of identity and category")
+    data = read_given(uri, "categories", "a CSV file of identity and category")
     try:
-        text = table.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
         rows = [(number, row) for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{uri} cannot be read as CSV in UTF-8 ({error}); save it as UTF-8") from error
-    except StoreError:
-        raise
-    except OSError as error:
-        raise UsageError(f"categories {uri} cannot be read ({error}); expected a CSV file") from error
     column = 1
     if rows and _normal(rows[0][1][0]) not in names:
         header = [title.strip().lower() for title in rows.pop(0)[1]]

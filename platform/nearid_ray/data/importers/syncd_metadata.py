@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nearid_ray.data.folder import Folder
-from nearid_ray.data.store import locate
+from nearid_ray.data.store import read_given
 from nearid_ray.errors import StoreError, UsageError
 
 _DESCRIPTIONS = ("category_description", "description", "caption")
@@ -113,12 +113,10 @@ def read_captions(uri: str) -> dict[str, str]:
 
     Raises UsageError for a missing or unreadable file, a line without two columns, and an id with two texts.
     """
-    place = locate(uri)
-    if not place.exists():
-        raise UsageError(f"captions {uri} is no file; expected a CSV file of objaverse_id and text")
+    data = read_given(uri, "captions", "a CSV file of objaverse_id and text")
     captions: dict[str, str] = {}
     try:
-        text = place.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
         for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
             if len(row) == 1:
                 raise UsageError(f"{uri}: line {number} has one column; expected objaverse_id,text")
