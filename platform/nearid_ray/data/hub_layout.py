@@ -22,7 +22,7 @@ SLOTS = (1, 2, 3)
 
 _TUPLES = ("identity_id", "category", "description", "objaverse_id", "split", "provenance", "views.view_id",
            "views.provenance", "views.prompt", "views.error", "views.mask_area", "views.size_px")  # fmt: skip
-_DISTRACTORS = ("distractor_id", "identity_id", "view_index", "view_id", "engine", "verdict", "error")
+_DISTRACTORS = ("distractor_id", "identity_id", "view_index", "view_id", "engine", "control", "verdict", "error")
 _ENGINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHOWN = 5
 
@@ -92,9 +92,9 @@ def plan_engines(
 ) -> tuple[list[EngineTable], Counter[str]]:
     """(a table an engine by name, how many distractors are left out by reason).
 
-    Left out are distractors with an error, with a verdict other than `accepted` (unless `all_verdicts`), and of views
-    that are not exported. Raises UsageError where an engine has two distractors of one view, for engines whose name
-    cannot be a folder's, and where no distractor belongs to the rows.
+    Left out are distractors with an error, with a verdict other than `accepted` (unless `all_verdicts`), of views that
+    are not exported, and rows that show the same object. Raises UsageError where an engine has two distractors of one
+    view, for engines whose name cannot be a folder's, and where no distractor belongs to the rows.
     """
     where = {
         (row.identity_id, view_index): (number, slot)
@@ -110,6 +110,8 @@ def plan_engines(
             reason = "" if not entry["error"] else "error"
             if not reason and entry["verdict"] != "accepted" and not all_verdicts:
                 reason = f"verdict {entry['verdict']}"
+            if not reason and entry["control"]:
+                reason = "it shows the same object"
             place = where.get((entry["identity_id"], entry["view_index"]))
             if not reason and (place is None or rows[place[0]].view_ids[place[1]] != entry["view_id"]):
                 reason = "its view is not exported"
