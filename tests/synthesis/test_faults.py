@@ -59,6 +59,7 @@ def prepared(
     tuples: Dataset, folder: Path, settings: SynthesisSettings = SETTINGS, row_s: float = 0.0
 ) -> tuple[SynthesisTask, Dataset, Plan]:
     """(task, output, plan) with faulty engines that take so long a row."""
+    folder.mkdir(exist_ok=True)
     output = Dataset(folder / "out")
     plan = plan_distractors(tuples, output, settings)
     task = make_task(tuples, plan, settings, plan.shard_names)
@@ -256,3 +257,13 @@ def test_parts_of_a_plan_make_it_whole(toys, tmp_path, undisturbed):
     assert len(made[0]) == 2  # of two rows each
     assert sum(map(len, made)) == len(set().union(*made)) == len(undisturbed)
     assert shards(tmp_path) == undisturbed
+
+
+def test_parts_made_apart_are_together_the_dataset(toys, tmp_path, undisturbed):
+    files: dict[str, bytes] = {}
+    for part in ("1/2", "2/2"):
+        task, output, plan = prepared(toys, tmp_path / part[0])
+        without_ray(task, output, selected(plan, Selection(shard=part)))
+        assert not files.keys() & shards(tmp_path / part[0]).keys()
+        files |= shards(tmp_path / part[0])
+    assert files == undisturbed

@@ -177,14 +177,16 @@ def _run_on_ray(
     else:
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []
+    errors = 0
     total = sum(table.num_rows for table in shards)
     with _Watchdog(title) as watchdog, tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record in batch.to_pylist():
                 records.append(record)
                 watchdog.alive()
+                errors += record["errors"]
                 bar.update(record["rows"])
-                bar.set_postfix(errors=sum(r["errors"] for r in records), refresh=False)
+                bar.set_postfix(errors=errors, refresh=False)
     return records
 
 
