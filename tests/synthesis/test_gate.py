@@ -52,6 +52,20 @@ def test_each_fault_has_its_verdict(change, flagged, expected):
     assert judge(measure(*painted(change), flagged=flagged), GATE) == expected
 
 
+def test_a_soft_edge_does_not_hide_a_blank_picture():
+    view, mask = view_and_mask()
+    request = EngineRequest(view_HW3=view, mask_HW=mask, seed=0)
+
+    class Blank(Moody):
+        def generate(self, requests):
+            return [EngineResult(image_HW3=np.full_like(r.view_HW3, 90), mask_HW=r.mask_HW) for r in requests]
+
+    soft = Painter(batches=Batches(Blank(set())), gate=GATE, feather_px=4)  # type: ignore[arg-type]
+    result = soft.paint([Row(row_id="a", batch=0, request=request)])[0]
+    assert result.verdict == "blank"
+    assert result.image_HW3[mask > 0].std() > 5
+
+
 def test_what_is_measured_equals_explicit_loops():
     view, image, mask = painted("burnt")
     seen = measure(view, image, mask)

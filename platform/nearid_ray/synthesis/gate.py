@@ -74,13 +74,17 @@ def measure(
     image_HW3: np.ndarray,
     mask_HW: np.ndarray,
     *,
+    painted_HW3: np.ndarray | None = None,
     flagged: bool | None = None,
     embed: Embed | None = None,
 ) -> Measured:
-    """Measure a distractor against its view. ValueError on an empty mask, or pictures of different sizes."""
+    """Measure a distractor against its view. ValueError on an empty mask, or pictures of different sizes.
+
+    `painted_HW3` is the engine's picture before its edge was blended with the view, which would hide that it is blank.
+    """
     check_pictures(view_HW3, image_HW3, mask_HW)
     difference = object_mean_difference(view_HW3, image_HW3, mask_HW)
-    painted_N3 = image_HW3[mask_HW > 0]
+    painted_N3 = (image_HW3 if painted_HW3 is None else painted_HW3)[mask_HW > 0]
     similarity = None
     if embed is not None:
         # The two of a row alone: what shares a pass with them must not move the last bits.

@@ -126,12 +126,13 @@ class Painter:
         view_HW3 = request.view_HW3
         height, width = view_HW3.shape[:2]
         mask_HW = resize_mask(made.mask_HW, width, height)
-        image_HW3 = compose(view_HW3, resize_rgb(made.image_HW3, width, height), mask_HW, self.feather_px)
+        painted_HW3 = resize_rgb(made.image_HW3, width, height)
+        image_HW3 = compose(view_HW3, painted_HW3, mask_HW, self.feather_px)
         leak = background_max_difference(view_HW3, image_HW3, mask_HW)
         if leak:
             said = f"the background differs by up to {leak} outside the mask"
             return Painted(attempt=attempt, error=said, leak=leak)
-        seen = measure(view_HW3, image_HW3, mask_HW, flagged=made.flagged, embed=self.embed)
+        seen = measure(view_HW3, image_HW3, mask_HW, painted_HW3=painted_HW3, flagged=made.flagged, embed=self.embed)
         return Painted(
             attempt=attempt,
             image_HW3=image_HW3,
