@@ -124,8 +124,6 @@ def test_rows_of_one_size_share_a_pass():
     ("picture", "said"),
     [
         (np.full((16, 16, 3), np.nan, np.float32), "gave pixels that are no numbers"),
-        (np.zeros((16, 16, 3), np.uint8), r"gave a blank picture: every pixel is \(0, 0, 0\)"),
-        (np.full((16, 16, 3), 7.0, np.float32), r"gave a blank picture: every pixel is \(255, 255, 255\)"),
         (np.zeros((16, 16), np.uint8), r"gave an array of shape \(16, 16\)"),
     ],
 )
