@@ -1,6 +1,6 @@
 """The settings reader: what it accepts, what it refuses and in which words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
@@ -38,6 +38,15 @@ class Outer:
     inner: Inner = Inner()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Particular:
+    """A job whose section has other defaults than the section's class."""
+
+    output: str
+    """Where to."""
+    inner: Inner = field(default_factory=lambda: Inner(alpha=0.25, mode="reference"))
+
+
 def _parse(*argv: str, presets=None) -> Outer:
     return parse(Outer, argv, prog="job", description="A job.", presets=presets)
 
@@ -53,6 +62,19 @@ def test_later_sources_win_defaults_preset_file_flags(tmp_path):
     file = _yaml(tmp_path, "alpha: 2.0\nlimit: 2")
     settings = _parse("--preset", "small", f"--config={file}", "--alpha", "3", presets=presets)
     assert settings == Outer(output="preset", inner=Inner(alpha=3.0, limit=2, mode="reference"))
+
+
+def test_a_sections_own_default_wins_over_its_class_and_loses_to_file_and_flags(tmp_path):
+    def particular(*argv: str) -> Particular:
+        return parse(Particular, ["--output", "x", *argv], prog="job", description="A job.")
+
+    assert particular() == build(Particular, {"output": "x"}) == Particular(output="x")
+    assert particular("--config", _yaml(tmp_path, "alpha: 2.0")).inner == Inner(alpha=2.0, mode="reference")
+    assert (
+        particular("--mode", "exact").inner
+        == Inner(alpha=0.25)
+        == build(Particular, {"output": "x", "mode": "exact"}).inner
+    )
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("1E3", 1000.0), ("2", 2.0), ("-0.0", 0.0), (".5", 0.5)])

@@ -175,27 +175,34 @@ def _default(field: dataclasses.Field) -> Any:
     return tyro.MISSING
 
 
-def _with_overrides(cls: Any, overrides: Mapping[str, Any]) -> Any:
-    """An instance for tyro to take defaults from; not checked yet, since flags may still mend it."""
+def _with_overrides(cls: Any, overrides: Mapping[str, Any], given: Any = tyro.MISSING) -> Any:
+    """An instance for tyro to take defaults from; not checked yet, since flags may still mend it.
+
+    `given` is the section that the enclosing settings have by default: its values win over those of its class.
+    """
     instance = object.__new__(cls)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        default = _default(field) if given is tyro.MISSING else getattr(given, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
-            value = _with_overrides(hints[field.name], overrides)
+            value = _with_overrides(hints[field.name], overrides, default)
         else:
-            value = overrides.get(field.name, _default(field))
+            value = overrides.get(field.name, default)
         object.__setattr__(instance, field.name, value)
     return instance
 
 
-def _construct(cls: Any, overrides: Mapping[str, Any]) -> Any:
+def _construct(cls: Any, overrides: Mapping[str, Any], given: Any = tyro.MISSING) -> Any:
     hints = typing.get_type_hints(cls)
     values = {}
     for field in dataclasses.fields(cls):
+        default = _default(field) if given is tyro.MISSING else getattr(given, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
-            values[field.name] = _construct(hints[field.name], overrides)
+            values[field.name] = _construct(hints[field.name], overrides, default)
         elif field.name in overrides:
             values[field.name] = overrides[field.name]
+        elif default is not tyro.MISSING:
+            values[field.name] = default
     try:
         return cls(**values)
     except UsageError:
