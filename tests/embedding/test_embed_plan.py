@@ -191,6 +191,19 @@ def test_distractors_of_other_tuples_are_refused(
         plan_embed(inputs[0], foreign, EmbedSettings())
 
 
+def test_distractors_of_which_none_can_be_embedded_are_refused_with_the_reason(
+    inputs: tuple[Dataset, Dataset],
+    tmp_path: Path,
+    rows_of: Callable[..., Rows],
+    distractors_of: Callable[..., Rows],
+    write: Callable[..., Dataset],
+) -> None:
+    others = [entry | {"verdict": "blank"} for entry in distractors_of(rows_of(["train"]))]
+    blank = write(tmp_path / "d", "distractors", others)
+    with pytest.raises(UsageError, match=f"none of the {len(others)} .* its verdict is blank"):
+        plan_embed(inputs[0], blank, EmbedSettings())
+
+
 def test_an_empty_plan_is_refused(inputs: tuple[Dataset, Dataset]) -> None:
     with pytest.raises(UsageError, match="nothing to embed"):
         plan_embed(inputs[0], None, EmbedSettings(augmented_splits=(), clean_splits=()))

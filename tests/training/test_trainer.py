@@ -226,6 +226,9 @@ def test_mistakes_are_refused_before_workers_start(cache_uri: str, tmp_path: Pat
         train_many(
             {"a": replace(BASE, global_batch=1)}, tokens=cache_uri, storage=str(tmp_path), name="runs", where=TWO
         )
+    with pytest.raises(UsageError, match="the 2 workers can share evenly; here are some of 5 and 3 samples"):
+        uneven = {"a": replace(BASE, mode="reference", global_batch=5)}
+        train_many(uneven, tokens=cache_uri, storage=str(tmp_path), name="runs", where=TWO)
     with pytest.raises(UsageError, match="no settings were given"):
         train_many({}, tokens=cache_uri, storage=str(tmp_path), name="runs")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]

@@ -1,5 +1,6 @@
 """What is to be embedded: the work list of items, one row an item (picture, masked or not, draw)."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -177,15 +178,17 @@ def plan_embed(
     without a word, as are pictures of the same object that are no artefact controls.
 
     Raises:
-        UsageError: an engine is asked for that no distractor has, the distractors were made from other tuples, or
-            nothing is left to embed.
+        UsageError: an engine is asked for that no distractor has, the distractors were made from other tuples, all of
+            them are left out, or nothing is left to embed.
     """
     pictures = list(_views(tuples))
     if distractors is not None:
         others = list(_distractors(distractors, {(p.identity_id, p.view_index): p for p in pictures}, settings))
         _check_engines(settings, {p.engine for p in others}, distractors)
         _check_same_tuples(others, tuples, distractors)
-        pictures += [p for p in others if settings.wants(p.engine, p.split)]
+        others = [p for p in others if settings.wants(p.engine, p.split) and settings.draws_of(p.split)]
+        _check_any_usable(others, distractors)
+        pictures += others
     elif settings.engines or settings.train_engines:
         raise UsageError("engines are named, but no distractors dataset is given")
     columns: dict[str, list[Any]] = {name: [] for name in WORK_SCHEMA.names}
@@ -266,14 +269,14 @@ def _distractors(
 
 
 def _problem(entry: dict[str, Any], view: _Picture | None) -> tuple[str, str] | None:
+    if view is None or view.image_id != entry["view_id"]:
+        return "no-view", "the tuples do not hold the view it was painted into"
     if entry["error"]:
         return "distractor-error", entry["error"]
     if entry["verdict"] != "accepted":
         return "distractor-not-accepted", f"its verdict is {entry['verdict']}"
     if entry.get("control") and entry["split"] == "train":
         return "control-in-train", "it shows the same object, which nothing may be trained to push away"
-    if view is None or view.image_id != entry["view_id"]:
-        return "no-view", "the tuples do not hold the view it was painted into"
     return None
 
 
@@ -324,4 +327,14 @@ def _check_same_tuples(others: list[_Picture], tuples: Dataset, distractors: Dat
         raise UsageError(
             f"the distractors in {distractors.location.uri} were made from other tuples than {tuples.location.uri}: "
             "none of their views is there. Give the tuples that were given to synthesize."
+        )
+
+
+def _check_any_usable(others: list[_Picture], distractors: Dataset) -> None:
+    if others and all(p.problem for p in others):
+        reasons = Counter(f"{p.problem[0]}, {p.problem[1]}" for p in others if p.problem).most_common(3)
+        raise UsageError(
+            f"none of the {len(others):,} distractors in {distractors.location.uri} that are asked for can be embedded "
+            f"({'; '.join(f'{count:,}: {reason}' for reason, count in reasons)}). Look at them with jobs/show.py, or "
+            "give no --distractors to embed the views alone."
         )

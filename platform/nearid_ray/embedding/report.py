@@ -39,11 +39,15 @@ def described_embedding(tuples: str, distractors: str | None, settings: EmbedSet
         "backbone": f"{backbone.spec}, {backbone.describe()['parameters']:,} parameters, all frozen",
         "items": f"{work.num_rows:,} of {backbone.tokens} x {backbone.width}"
         f" ({', '.join(f'{split} {count:,}' for split, count in splits)})",
-        "left out": f"{len(rejected):,}",
+        "left out": f"{len(rejected):,}" + (f" ({said})" if (said := _reasons(rejected)) else ""),
         **sizes,
         "instead, online": f"no disk; {pictures:,} pictures through the backbone in each epoch of training "
         f"(this cache: {work.num_rows:,} once)",
     }
+
+
+def _reasons(rejected: list[dict[str, str]]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(Counter(r["reason"] for r in rejected).items()))
 
 
 def forget_damaged(output: Dataset) -> list[str]:

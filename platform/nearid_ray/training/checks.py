@@ -32,7 +32,7 @@ def check_needs(
     distractors = int((items.distractor_IVE >= 0).sum()) if settings.distractor_slots else 0
     pairs = _oracle_pairs(items, oracle_M) if settings.distractor_slots > 1 else 0
     for name, objective in objectives.items():
-        check_data(objective, distractors, pairs, f"{name}: the {len(items.identities)} training identities")
+        check_data(objective, distractors, pairs, f"{name}: the training data ({len(items.identities)} identities)")
 
 
 def _oracle_pairs(items: ItemTable, oracle_M: NDArray[np.float64]) -> int:

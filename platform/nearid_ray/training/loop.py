@@ -164,7 +164,7 @@ class HeadTraining:
         self.step = 0
         self._micro_batch, self._resident = micro_batch, resident
         self._stack = HeadStack([run.head for run in self.runs.values()])
-        self._blank = any(getattr(run.objective, "reference", False) for run in self.runs.values())
+        self.blank = any(getattr(run.objective, "reference", False) for run in self.runs.values())
         self._model = DistributedDataParallel(self._stack) if self.workers.count > 1 else self._stack
         self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
 
@@ -306,7 +306,7 @@ class HeadTraining:
         valid_BS = rows_BS >= 0
         rows_N = rows_BS[valid_BS]
         tokens_NTD = self._reader.read_NTD(rows_N, on_device=not self._micro_batch)
-        if self._blank:
+        if self.blank:
             blank_TD = torch.from_numpy(np.array(self.cache.blank_TD())).to(tokens_NTD.device)
             tokens_NTD = torch.cat([tokens_NTD, blank_TD[None]])
         oracle_BK = np.where(items.distractor_valid_BK, self._oracle_M[items.distractor_BK], np.nan)
@@ -318,7 +318,7 @@ class HeadTraining:
             padded_anchors=-(-len(samples) // self.workers.count),
             oracle_BK=torch.from_numpy(oracle_BK.astype(np.float32)).to(self.device),
             draw_B=torch.from_numpy(draw_B).to(self.device),
-            blank=self._blank,
+            blank=self.blank,
         )
         return _Read(samples=len(samples), rows_N=rows_N, batch=batch)
 

@@ -96,7 +96,8 @@ class Selection:
         sources = items.sources()
         unknown = sorted(set(settings.repeats) - set(sources))
         if unknown:
-            raise UsageError(f"repeats names the sources {unknown}; the training identities come from {set(sources)}")
+            found = sorted(set(sources))
+            raise UsageError(f"repeats names the sources {unknown}; the training identities come from {found}")
         self._repeats_I = np.array([settings.repeats.get(source, 1) for source in sources], np.int64)
         if not len(self._repeats_I) or self._repeats_I.min() < 1:
             raise UsageError(f"repeats must be at least 1, got {dict(settings.repeats)}")

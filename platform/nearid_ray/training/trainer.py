@@ -164,8 +164,25 @@ def check_runs(
                     f"{where.workers}; some would never have a sample. Raise global_batch or lower workers"
                 )
         training = HeadTraining({name: deepcopy(head) for name in group}, cache, group)
+        if where:
+            _check_equal_parts(training, where.workers)
         origins |= {name: run.origin for name, run in training.runs.items()}
     return origins
+
+
+def _check_equal_parts(training: HeadTraining, workers: int) -> None:
+    """Refuse now what the reference mode would only say at the first batch that the workers cannot share evenly."""
+    if not training.blank:
+        return
+    size = training.settings.global_batch
+    rest = training.selection.samples_per_epoch % size if training.steps >= training.batches_per_epoch else 0
+    uneven = [number for number in (size, rest) if number % workers]
+    if uneven:
+        said = " and ".join(map(str, uneven))
+        raise UsageError(
+            f"mode reference needs batches that the {workers} workers can share evenly; here are some of {said} "
+            "samples. Take fewer workers (1 always fits) or another global_batch, or mode exact"
+        )
 
 
 def _check_cpus(where: WorkerSettings) -> None:
