@@ -95,6 +95,8 @@ class ShardChecker:
                 for row in rows:
                     found.checked["rows"] += 1
                     ids.append(row.get(key))
+                    if error := row.get("error"):
+                        found.add("row-with-error", f"{where} {row.get(key)}: {error}")
                     if look is not None:
                         _look(look, _Row(row, f"{where} {row.get(key)}", found, backgrounds))
         except (OSError, pa.ArrowException) as error:

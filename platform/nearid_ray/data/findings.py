@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 _EXAMPLES = 3
 
-NOTES = ("lock", "no-card", "shared-picture", "near-duplicate", "not-compared")
+NOTES = ("lock", "no-card", "row-with-error", "shared-picture", "near-duplicate", "not-compared")
 """Kinds of findings that a person should know of and that make nothing wrong."""
 
 

@@ -167,7 +167,7 @@ def _load(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the picture claims too many pixels: {error}") from error
+        raise ValueError(f"the picture claims far more pixels than the {max_pixels:,} that are read") from error
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise ValueError(
             "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF), or broken from its start"

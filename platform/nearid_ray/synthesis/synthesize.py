@@ -27,6 +27,11 @@ from schemas import DISTRACTORS
 _PIXELS_PER_SHARD = 16 * 512 * 512
 """A shard holds rows of about this many pixels: seconds without a model, minutes with one, which a kill may cost."""
 
+_DONOR_ADVICE = (
+    "; a donor is another object of the same category: bring the categories in (for photos `--categories FILE.csv`), "
+    "or more objects of a category"
+)
+
 
 def plan_distractors(
     tuples: Dataset,
@@ -63,7 +68,8 @@ def plan_distractors(
     )
     if not work.num_rows:
         reasons = ", ".join(sorted({r["reason"] for r in rejected})) or "no view in the chosen splits"
-        raise UsageError(f"{tuples.location.uri}: no distractor can be made ({reasons})")
+        advice = _DONOR_ADVICE if "no-donor" in reasons else ""
+        raise UsageError(f"{tuples.location.uri}: no distractor can be made ({reasons}){advice}")
     _refuse_changed(engines, output, settings.feather_px)
     new = _not_planned(work, output)
     rows_per_shard, batch = _sizes(chosen, settings, views)
