@@ -78,7 +78,10 @@ def settings_of(batch_s: float) -> SynthesisSettings:
     """Both simulated engines: two rows a view."""
     names = ("sleeping-1", "sleeping-2")
     return SynthesisSettings(
-        engines=names, engine_options=tuple(f"{name}.batch_s={batch_s}" for name in names), engine_batch=8
+        engines=names,
+        engine_options=tuple(f"{name}.batch_s={batch_s}" for name in names),
+        engine_batch=8,
+        rows_per_shard=16,
     )
 
 
