@@ -13,7 +13,7 @@ import pytest
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.embedding.cache import TokenCache
-from nearid_ray.embedding.report import forget_damaged
+from nearid_ray.embedding.report import forget_damaged, forget_missing
 from nearid_ray.embedding.shards import MappedShard, Stored, map_tokens, tokens_bytes
 from nearid_ray.errors import UsageError
 from schemas import TOKENS_INDEX
@@ -142,7 +142,9 @@ def test_a_file_that_is_no_token_file_is_named(written: tuple[Dataset, np.ndarra
 
 def test_an_incomplete_cache_is_refused(written: tuple[Dataset, np.ndarray]) -> None:
     written[0].shard("000-000001").delete()
-    with pytest.raises(UsageError, match=r"not complete: 1 .* missing, e\.g\. 000-000001; run the job that writes it again"):
+    with pytest.raises(
+        UsageError, match=r"not complete: 1 .* missing, e\.g\. 000-000001; run the job that writes it again"
+    ):
         TokenCache.open(written[0].location.uri)
 
 
@@ -193,7 +195,7 @@ def test_a_flipped_bit_is_found_and_named(written: tuple[Dataset, np.ndarray]) -
     TokenCache.open(dataset.location.uri, verify=True)
     flip_bit(Path(dataset.location.child("tokens", "000-000001.arrow").path), tokens_NTD, 5)
     assert TokenCache.open(dataset.location.uri).damaged() == [5]
-    said = r"1 item\(s\) are damaged \(e\.g\. item 5\), in tokens/000-000001\.arrow\. Delete data/NAME\.parquet"
+    said = r"1 item\(s\) are damaged \(e\.g\. item 5\), in tokens/000-000001\.arrow\. Run embed .* --verify"
     with pytest.raises(UsageError, match=said):
         TokenCache.open(dataset.location.uri, verify=True)
 
@@ -206,6 +208,29 @@ def test_damaged_cut_off_and_missing_shards_are_unmarked_so_that_they_are_made_a
     flip_bit(Path(dataset.location.child("tokens", "000-000001.arrow").path), tokens_NTD, 4)
     dataset.location.child("tokens", "000-000002.arrow").delete()
     assert forget_damaged(dataset) == ["000-000001", "000-000002"] == dataset.missing_shards()
+
+
+def test_shards_without_their_token_file_are_unmarked_and_other_datasets_left_alone(
+    written: tuple[Dataset, np.ndarray],
+) -> None:
+    dataset, _ = written
+    assert forget_missing(dataset) == [] == dataset.missing_shards()
+    dataset.location.child("tokens", "000-000002.arrow").delete()
+    settings = json.loads(dataset.location.child("settings.json").read_bytes())
+    dataset.location.child("settings.json").write_bytes(json.dumps(settings | {"table": "embeddings"}).encode())
+    assert forget_missing(dataset) == [] == dataset.missing_shards()
+    with pytest.raises(UsageError, match="no token cache to verify"):
+        forget_damaged(dataset)
+    dataset.location.child("settings.json").write_bytes(json.dumps(settings).encode())
+    assert forget_missing(dataset) == ["000-000002"] == dataset.missing_shards()
+
+
+@pytest.mark.parametrize("name", ["backbone.json", "head.safetensors", "data/000-000001.parquet"])
+def test_a_broken_file_is_named(written: tuple[Dataset, np.ndarray], name: str) -> None:
+    dataset, _ = written
+    dataset.location.child(*name.split("/")).write_bytes(b"{")
+    with pytest.raises(UsageError, match=f"(?s)broken.*{name.rpartition('/')[2]}|{name}.*broken"):
+        TokenCache.open(dataset.location.uri).head_state()
 
 
 def test_a_token_file_without_checksums_is_read_but_not_verified(written: tuple[Dataset, np.ndarray]) -> None:

@@ -22,7 +22,7 @@ from nearid_ray.data.light import check_complete
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.copies import Copies, copies_folder
-from nearid_ray.embedding.shards import AGAIN, MappedShard, RangedShard, Stored, TokenShard, item_bytes
+from nearid_ray.embedding.shards import AGAIN, VERIFY, MappedShard, RangedShard, Stored, TokenShard, item_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 from schemas import TOKENS_INDEX
@@ -52,7 +52,7 @@ class TokenCache:
     """
 
     def __init__(self, dataset: Dataset, copies: Copies | None = None, threads: int = 1) -> None:
-        stored, backbone = dataset.settings(), dataset.read_json(BACKBONE_FILE)
+        stored, backbone = dataset.settings(), _made_by(dataset)
         if stored is None or backbone is None:
             raise UsageError(f"{dataset.location.uri} holds no token cache ({BACKBONE_FILE} is missing); {AGAIN}")
         self.uri = dataset.location.uri
@@ -63,7 +63,10 @@ class TokenCache:
         self.width: int = backbone["width"]
         self._place = dataset.location
         self.stored: Stored = self.content.get("stored", "float16")
-        self.index = dataset.read(columns=TOKENS_INDEX.schema.names).combine_chunks()
+        try:
+            self.index = dataset.read(columns=TOKENS_INDEX.schema.names).combine_chunks()
+        except pa.ArrowInvalid as error:
+            raise UsageError(f"the index of {self.uri} is broken ({error}). Delete that file and {AGAIN}") from error
         self._copies = copies
         self._names, self._shard_of_N = _encoded(self.index["shard"])
         self._counts = np.bincount(self._shard_of_N, minlength=len(self._names)).tolist()
@@ -188,8 +191,7 @@ class TokenCache:
             named = ", ".join(self.index["item_id"][row].as_py() for row in rows[:3])
             raise UsageError(
                 f"{self.uri}: the tokens of {len(rows)} item(s) are damaged (e.g. {named}), in "
-                f"{', '.join(f'{TOKENS_FOLDER}/{name}.arrow' for name in shards)}. Delete data/NAME.parquet of "
-                f"{', '.join(shards)} and {AGAIN}"
+                f"{', '.join(f'{TOKENS_FOLDER}/{name}.arrow' for name in shards)}. {VERIFY}"
             )
 
     def blank_TD(self) -> NDArray[np.float16]:
@@ -218,12 +220,16 @@ class TokenCache:
         return pooling_of(self.backbone, self._weights(HEAD_FILE if own_head else POOLING_FILE))
 
     def _weights(self, name: str) -> dict[str, Any]:
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         place = self._place.child(name)
         if not place.exists():
             raise UsageError(f"{place.uri} is missing; {AGAIN}")
-        return load(place.read_bytes())
+        try:
+            return load(place.read_bytes())
+        except SafetensorError as error:
+            raise UsageError(f"{place.uri} is broken ({error}). Delete it and {AGAIN}") from error
 
     def _copy(self, jobs: Sequence[tuple[int, int, int]], out: NDArray[np.float16]) -> None:
         for place, shard, row in jobs:
@@ -263,6 +269,15 @@ def read_blank(data: bytes, tokens: int, width: int) -> NDArray[np.float16]:
     return batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(tokens, width)
 
 
+def _made_by(dataset: Dataset) -> dict[str, Any] | None:
+    """What a cache's file says of its backbone; None where there is no such file."""
+    try:
+        return dataset.read_json(BACKBONE_FILE)
+    except ValueError as error:
+        place = dataset.location.child(BACKBONE_FILE)
+        raise UsageError(f"{place.uri} is broken ({error}). Delete it and {AGAIN}") from error
+
+
 def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
     """The different values of a column of text, and the place of each row's value among them."""
     encoded = column.combine_chunks().dictionary_encode()
@@ -281,7 +296,7 @@ def _other_fingerprint(cache: TokenCache, expected: str) -> str:
 
 def _check_asked(dataset: Dataset, content: Mapping[str, Any] | None, backbone: str | None) -> None:
     where, stored = dataset.location.uri, dataset.settings() or {}
-    made_by = dataset.read_json(BACKBONE_FILE) or {}
+    made_by = _made_by(dataset) or {}
     if backbone is not None and made_by.get("fingerprint") != backbone:
         raise UsageError(
             f"{where} holds tokens of the backbone {made_by.get('spec')} (fingerprint {made_by.get('fingerprint')}); "

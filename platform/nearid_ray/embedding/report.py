@@ -13,6 +13,7 @@ from nearid_ray.embedding.plan import EmbedSettings, plan_embed
 from nearid_ray.embedding.shards import STORED, MappedShard, NoChecksums, item_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import load_backbone
+from schemas import TOKENS_INDEX
 
 _SLOTS = 3
 """Views of an identity that a training sample shows, each with a distractor in its background."""
@@ -60,9 +61,27 @@ def forget_damaged(output: Dataset) -> list[str]:
         UsageError: an earlier version wrote the cache, without checksums.
     """
     backbone = output.read_json(BACKBONE_FILE)
-    if backbone is None:
+    if backbone is None or not _is_cache(output):
         raise UsageError(f"{output.location.uri} holds no token cache to verify")
     return [name for name in output.shards() if _forgotten(output, name, backbone["tokens"], backbone["width"])]
+
+
+def forget_missing(output: Dataset) -> list[str]:
+    """Unmark the shards of a cache whose token files are gone, so that they are made again; their names.
+
+    Anything but a token cache is left alone.
+    """
+    if not _is_cache(output):
+        return []
+    there = set(output.location.child(TOKENS_FOLDER).names(".arrow"))
+    lost = [name for name in output.shards() if f"{name}.arrow" not in there]
+    for name in lost:
+        output.shard(name).delete()
+    return lost
+
+
+def _is_cache(output: Dataset) -> bool:
+    return (output.settings() or {}).get("table") == TOKENS_INDEX.name
 
 
 def _forgotten(output: Dataset, name: str, tokens: int, width: int) -> bool:

@@ -23,6 +23,7 @@ Stored = Literal["float16", "int8"]
 STORED: tuple[Stored, ...] = get_args(Stored)
 
 AGAIN = "run embed again with the same settings; it makes what is missing"
+VERIFY = "Run embed again with the same settings and --verify; it makes damaged shards again"
 _LARGEST = 127
 """Largest eight-bit number used; -128 would have no counterpart."""
 
@@ -89,12 +90,12 @@ class MappedShard:
             raise UsageError(f"the token file {path} is missing; {AGAIN}") from error
         except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
             said = f"the token file {path} is broken or cut off ({error})"
-            raise UsageError(f"{said}; delete it and its index, {AGAIN}") from error
+            raise UsageError(f"{said}. {VERIFY}") from error
         stored = np.float16 if scale is None else np.int8
         if values.dtype != stored or values.size != items * tokens * width or batch.num_rows != items:
             raise UsageError(
                 f"the token file {path} holds {values.size} numbers of {values.dtype}; expected {items} items of "
-                f"{tokens} x {width} {np.dtype(stored)}. Delete it and its index, {AGAIN}"
+                f"{tokens} x {width} {np.dtype(stored)}. {VERIFY}"
             )
         self.values_NTD: NDArray[Any] = values.reshape(items, tokens, width)
         self.scale_NT: NDArray[np.float32] | None = None if scale is None else scale.reshape(items, tokens)

@@ -10,7 +10,7 @@ from nearid_ray.data.pipeline import RunSettings, shards_to_make
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.extract import plan_embedding
 from nearid_ray.embedding.plan import EmbedSettings
-from nearid_ray.embedding.report import described_embedding, forget_damaged
+from nearid_ray.embedding.report import described_embedding, forget_damaged, forget_missing
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
 
@@ -46,7 +46,7 @@ def run_embed(settings: Embed) -> job.Job:
     """Plan, and make what is missing."""
     output = Dataset(job.output_of(settings.output, settings.tracking))
     inputs = {"tuples": settings.tuples, "distractors": settings.distractors}
-    damaged = forget_damaged(output) if settings.verify and output.settings() else []
+    damaged = forget_damaged(output) if settings.verify and output.settings() else forget_missing(output)
     # A new output's precision depends on what the cluster's workers compute on.
     with nullcontext() if output.settings() else ray_session():
         planned = plan_embedding(
