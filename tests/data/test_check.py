@@ -31,11 +31,13 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 TOKENS, WIDTH = 4, 8
 
 
-def written(folder: Path, table: str, rows: list[dict], key: str, per_shard: int = 100) -> Dataset:
+def written(
+    folder: Path, table: str, rows: list[dict], key: str, per_shard: int = 100, content: dict | None = None
+) -> Dataset:
     """Rows as a planned and finished dataset with a card."""
     output, contract = Dataset(folder), schemas.TABLES[table]
     work = pa.table({"row_id": [row[key] for row in rows]})
-    plan = make_plan(output, work, table=table, content={"made": "by hand"}, rows_per_shard=per_shard)
+    plan = make_plan(output, work, table=table, content=content or {"made": "by hand"}, rows_per_shard=per_shard)
     by_id = {row[key]: row for row in rows}
     for shard in plan.pending:
         members = [by_id[name] for name in plan.members(shard)["row_id"].to_pylist()]
@@ -123,6 +125,17 @@ def test_good_datasets_have_no_finding_and_everything_is_looked_at(made):
     assert looked["tokens_index"]["tokens"] == looked["embeddings"]["rows"] == views + painted_count
     assert looked["margins"]["rows"] == 1
     assert state(made) == before
+
+
+def test_curated_tuples_may_have_other_splits_than_what_they_were_drawn_from(made, tmp_path):
+    tuples = Dataset(made / "tuples")
+    rows = [row | {"split": "val"} for row in tuples.read().to_pylist()]
+    drawn = {"tuples": tuples.digest(), "split_seed": 0}
+    for content, expected in ((drawn, {}), ({"tuples": tuples.digest()}, {"split"})):
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        other = written(tmp_path / "other", "tuples", rows, "identity_id", content=content)
+        found = [found for _, _, found in check_datasets([tuples, other], 0, 0)]
+        assert set(found[0].counts) | set(found[1].counts) == set(expected)
 
 
 def rewrite(folder: Path, change: Callable[[list[dict]], list[dict] | None], table: str, shard: int = 0) -> None:

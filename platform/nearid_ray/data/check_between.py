@@ -37,13 +37,16 @@ class Known:
 def check_between(datasets: Sequence[tuple[Dataset, str, Findings]], hash_distance: int) -> None:
     """Add what is wrong between the given (dataset, table, findings) to the findings; for `readable` ones alone.
 
-    Tuples come first, then distractors, whatever the order given: what others refer to is then known.
+    Tuples come first, then distractors, whatever the order given: what others refer to is then known. Curation draws
+    splits anew: those of tuples given beside their curated part are not compared.
     """
     known = Known()
+    contents = [(dataset.settings() or {}).get("content", {}) for dataset, table, _ in datasets if table == "tuples"]
+    redrawn = {content["tuples"] for content in contents if {"tuples", "split_seed"} <= content.keys()}
     rank = {"tuples": 0, "distractors": 1}
     for dataset, table, found in sorted(datasets, key=lambda entry: rank.get(entry[1], 2)):
         if table == "tuples":
-            _tuples(dataset, found, known, hash_distance)
+            _tuples(dataset, found, known, hash_distance, dataset.digest() in redrawn)
         elif table == "distractors":
             _distractors(dataset, found, known)
         elif table in _OTHERS:
@@ -51,13 +54,14 @@ def check_between(datasets: Sequence[tuple[Dataset, str, Findings]], hash_distan
         known.tables.add(table)
 
 
-def _tuples(dataset: Dataset, found: Findings, known: Known, hash_distance: int) -> None:
+def _tuples(dataset: Dataset, found: Findings, known: Known, hash_distance: int, redrawn: bool) -> None:
     hashed: list[tuple[str, str, int, str]] = []
     first: dict[str, tuple[str, str]] = {}
     for row in _rows(dataset, ["identity_id", "split", "views.view_id", "views.perceptual_hash"]):
         identity, split = row["identity_id"], row["split"]
         known.identities.add(identity)
-        _same_split(dataset, found, known, identity, split)
+        if not redrawn:
+            _same_split(dataset, found, known, identity, split)
         for index, view in enumerate(row["views"] or ()):
             hashed.append((view["perceptual_hash"], identity, index, split))
             if not view["view_id"]:
