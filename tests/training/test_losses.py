@@ -160,5 +160,7 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
     anchor, positive, distractor, has_positive, has_distractor = random_batch()
     with pytest.raises(ValueError, match="do not belong together"):
         NearIDLoss()(anchor, positive[:2], distractor, has_positive[:2], has_distractor)
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match=r"distractor_mask_BK has shape \(6, 1\); expected \(6, 3\)"):
         NearIDLoss()(anchor, positive, distractor, has_positive, has_distractor[:, :1])
+    with pytest.raises(ValueError, match=r"positive_mask_BP has shape \(6, 3\); expected \(6, 2\)"):
+        NearIDLoss()(*random_batch()[:3], torch.ones(6, 3, dtype=torch.bool))

@@ -128,6 +128,8 @@ class NearIDLoss(nn.Module):
         if distractor_BKD is None:
             distractor_BKD = anchor_BD.new_zeros(len(anchor_BD), 0, anchor_BD.shape[1])
         reference = self.objective.reference
+        _check_mask("positive_mask_BP", positive_mask_BP, positive_BPD)
+        _check_mask("distractor_mask_BK", distractor_mask_BK, distractor_BKD)
         with torch.autocast(anchor_BD.device.type, enabled=False):
             tuples = EmbeddedTuples(
                 anchor_BD=_unit(anchor_BD, None, reference),
@@ -157,6 +159,13 @@ def _unit(embedding: Tensor, mask: Tensor | None, reference: bool) -> Tensor:
     if mask is not None:
         embedding = absent_as_zero(embedding, mask.bool())
     return functional.normalize(embedding, dim=-1)
+
+
+def _check_mask(name: str, mask: Tensor | None, embedding: Tensor) -> None:
+    if mask is not None and mask.shape != embedding.shape[:2]:
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; expected {tuple(embedding.shape[:2])}, one entry an embedding"
+        )
 
 
 def _mask(mask: Tensor | None, embedding: Tensor) -> Tensor:
