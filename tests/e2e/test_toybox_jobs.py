@@ -135,6 +135,16 @@ MISTAKES = [
     ),
     ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--backbone", "{demo}/tuples"), "config.json"),
     ("embed", ("--tuples", "{demo}/tuples", "--output", "{out}", "--draws", "-1"), "draws is -1"),
+    (
+        "embed",
+        ("--tuples", "{demo}/tuples", "--output", "{demo}/tuples"),
+        "holds 'tuples', this job writes 'tokens_index'",
+    ),
+    (
+        "train",
+        ("--tokens", "{demo}/tokens", "--output", "{demo}/tokens"),
+        "holds 'tokens_index', this job writes heads",
+    ),
     ("train", (*NEW_TRAINING, "--preset", "huge"), "known presets: paper, table3/circle-rank"),
     ("train", (*NEW_TRAINING, "--alpha", "-1"), "alpha is -1"),
     ("train", (*NEW_TRAINING, "--max-steps", "50"), "warmup_steps 100 must be below the number of steps, which is 50"),

@@ -205,6 +205,8 @@ def plan_embedding(
         inputs["distractors"] = Dataset.open(distractors, "distractors")
     for dataset in inputs.values():
         check_complete(dataset)
+    table = TOKENS_INDEX.name if what == "tokens" else EMBEDDINGS.name
+    _check_table(output, table)
     work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
     dtype = _precision(output, settings, run)
     backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype, image_px=settings.image_px)
@@ -214,7 +216,7 @@ def plan_embedding(
     plan = make_plan(
         output,
         work,
-        table=TOKENS_INDEX.name if what == "tokens" else EMBEDDINGS.name,
+        table=table,
         content=_content(what, backbone, dtype, settings, inputs),
         rows_per_shard=max(1, min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // row_bytes)),
     )
@@ -259,6 +261,15 @@ def _content(
         if settings.stored != "float16":
             content["stored"] = settings.stored
     return content
+
+
+def _check_table(output: Dataset, table: str) -> None:
+    """Said before the precision is asked for: only a new output, or one of this table, can answer."""
+    there = (output.settings() or {"table": table}).get("table")
+    if there != table:
+        raise UsageError(
+            f"{output.location.uri} holds {there!r}, this job writes {table!r}; give a folder that is new or empty"
+        )
 
 
 def _check_backbone(output: Dataset, backbone: Backbone) -> None:

@@ -97,7 +97,10 @@ def load_head(folder: str | Location, backbone_fingerprint: str | None = None) -
 def _read_card(place: Location) -> tuple[HeadCard, str]:
     path = place.child(CARD_FILE)
     if not path.exists():
-        raise UsageError(f"{place.uri} holds no head ({CARD_FILE} is missing); give a folder that training wrote")
+        raise UsageError(
+            f"{place.uri} holds no head ({CARD_FILE} is missing); give a folder that training wrote, "
+            "OUTPUT/heads/NAME/best or last"
+        )
     try:
         content = json.loads(path.read_bytes())
         written, weights = content.pop("format"), content.pop("weights")

@@ -177,6 +177,8 @@ def _check_output(output: Location, content: dict[str, Any]) -> bool:
     stored = Dataset(output).read_json("settings.json")
     if stored is None:
         return False
+    if stored.get("table") != HEADS_FOLDER:
+        raise UsageError(f"{output.uri} holds {stored.get('table')!r}, this job writes heads; give another output")
     differing = differences(stored.get("content", {}), content)
     if differing:
         raise UsageError(
