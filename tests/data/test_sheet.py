@@ -79,3 +79,9 @@ def test_the_caption_says_what_is_odd_about_a_mask():
     plain, odd = (mask_sheet([MaskedView("", flat(9, 50, 50), mask)], cell_px=160) for mask in (whole, torn))
     line = slice(-16, None)  # 4.0% against 4.0%, 2 pieces, border
     assert (odd[line] != 255).any(axis=2).sum() > 3 * (plain[line] != 255).any(axis=2).sum()
+
+
+def test_letters_that_the_font_lacks_are_written_without_accents():
+    picture = np.zeros((20, 20, 3), np.uint8)
+    accented, plain = (contact_sheet([[picture]], [[said]]) for said in ("Dose für Öl, 猫", "Dose fur Ol, ?"))
+    assert (accented == plain).all() and not (accented == contact_sheet([[picture]], [["Dose f"]])).all()

@@ -185,7 +185,7 @@ def test_generated_pictures_stand_side_by_side_and_tables_without_pictures_are_r
         plan = make_plan(output, pa.table({"row_id": ["x"]}), table=table, content={}, rows_per_shard=1)
         data = pa.Table.from_pylist(some, schema=schemas.TABLES[table].schema)
         output.shard(plan.pending[0]).write_bytes(parquet_bytes(data))
-    assert sheet(Dataset(tmp_path / "generated"), 8).shape[:2] == (6 + 2 * 182, 6 + 6 * 166)
+    assert sheet(Dataset(tmp_path / "generated"), 8).shape[:2] == (6 + 2 * 198, 6 + 6 * 166)
     with pytest.raises(UsageError, match="holds no pictures to show"):
         sheet(Dataset(tmp_path / "rejected"), 8)
 

@@ -1,6 +1,7 @@
 """A sheet of some pictures of a dataset: views with their mask's outline, distractors, generated pictures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -67,7 +68,7 @@ def _views(dataset: Dataset, place: tuple[str, int]) -> Cells:
     for index, view in enumerate(row["views"]):
         pictures.append(_outlined(view["image"], view["mask"]))
         area = "no mask" if view["mask_area"] is None else f"{view['mask_source']} {view['mask_area']:.0%}"
-        captions.append(view["error"] or f"{area} {row['identity_id']}/{index}")
+        captions.append(view["error"] or f"{index} {_name(row)}\n{area}")
     return (pictures, captions) if pictures else ([None], [row["error"] or f"{row['identity_id']}: no views"])
 
 
@@ -80,8 +81,14 @@ def _distractor(dataset: Dataset, place: tuple[str, int]) -> Cells:
 def _plain(dataset: Dataset, place: tuple[str, int]) -> Cells:
     row = read_rows(dataset.shard(place[0]), [place[1]]).to_pylist()[0]
     pictures = [_outlined(row[name], None) for name in picture_columns(schema_of(dataset)) if "." not in name]
-    said = [str(row[name]) for name in ("identity_id", "method", "prompt_index", "prompt") if row.get(name) is not None]
-    return pictures, [row.get("error") or " ".join(said)] * len(pictures)
+    said = " ".join(str(row[name]) for name in ("method", "prompt_index", "prompt") if row.get(name) is not None)
+    return pictures, [row.get("error") or f"{_name(row)}\n{said}"] * len(pictures)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The identity without its source: captions are cut off at their end."""
+    identity = str(row.get("identity_id", ""))
+    return identity.partition(":")[2] or identity
 
 
 def _in_lines(cells: list[Cells]) -> list[Cells]:

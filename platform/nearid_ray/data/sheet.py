@@ -1,5 +1,6 @@
 """A grid of pictures with short captions, to look at what a job made."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -121,9 +122,15 @@ def _fitted(picture: np.ndarray | None, cell_px: int) -> Image.Image:
 
 
 def _shortened(text: str, width_px: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    text = " ".join(text.split())
+    text = " ".join(_plain_letters(text).split())
     if font.getlength(text) <= width_px:
         return text
     while text and font.getlength(text + "...") > width_px:
         text = text[:-1]
     return text + "..."
+
+
+def _plain_letters(text: str) -> str:
+    """The font that comes with Pillow has no letters beyond ASCII: accents are dropped, others become `?`."""
+    apart = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(c if c.isascii() else "?" for c in apart if not unicodedata.combining(c))
