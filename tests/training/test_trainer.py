@@ -1,5 +1,6 @@
 """Training on real Ray Train workers: the head of one process, whatever happens to the workers."""
 
+import errno
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.train
 import safetensors.torch
 import torch
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from nearid_ray.data.store import locate
 from nearid_ray.embedding.cache import BACKBONE_FILE, HEAD_FILE, TOKENS_FOLDER, TokenCache
@@ -28,7 +31,7 @@ from nearid_ray.training.history import HistoryRow, read_history
 from nearid_ray.training.loop import HeadTraining
 from nearid_ray.training.outputs import TrainedHead, save_trained
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.trainer import check_runs, initial_head, train_many
+from nearid_ray.training.trainer import _is_full, check_runs, initial_head, train_many
 
 BASE = TrainSettings(
     learning_rate=3e-3, warmup_steps=5, global_batch=15, max_steps=100, evaluate_every=20, checkpoint_every=40
@@ -265,3 +268,10 @@ def test_outputs_hold_both_heads_and_the_history(
     history = read_history((tmp_path / "history.csv").read_bytes())
     assert [row.step for row in history] == list(range(101)) and set(history[5].parts) == {"disc", "rank", "cohesion"}
     assert [row.flat() for row in history[1:]] == [row.flat() for row in trained.history[1:]]
+
+
+def test_a_worker_that_had_no_room_is_told_from_one_that_failed_otherwise() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert _is_full(WorkerGroupError("failed", {1: full}))
+    assert not _is_full(WorkerGroupError("failed", {0: OSError(errno.EIO, os.strerror(errno.EIO))}))
+    assert not _is_full(ray.train.TrainingFailedError("the controller failed"))

@@ -4,7 +4,9 @@ The loop itself is `HeadTraining` and knows nothing of Ray. Here its workers are
 checkpoints, lost workers are replaced and go on from the last of them, and results come back to the driver.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import get_device
 
 from nearid_ray.data.store import Location, locate
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.checkpoints import Held, checkpoint_of, last_checkpoint, read_checkpoint
 from nearid_ray.training.following import ROWS, OnRows, following, rows_text
@@ -90,6 +92,7 @@ def train_many(
     Raises:
         UsageError: settings, cache and head do not fit each other, or not the checkpoints under `name`.
         FloatingPointError: a loss or gradient was not finite.
+        StoreError: there is no room for a checkpoint.
         ray.train.TrainingFailedError: workers failed more often than allowed.
     """
     where = where or WorkerSettings()
@@ -114,25 +117,32 @@ def train_many(
             "where": where,
             "on_row": on_row,
         }
-        with following(on_rows) as followers, ray_train_environment():
-            result = LeanTrainer(
-                _train_worker,  # type: ignore[arg-type]
-                train_loop_config=config,
-                scaling_config=ScalingConfig(
-                    num_workers=where.workers,
-                    use_gpu=gpu,
-                    resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
-                ),
-                run_config=RunConfig(
-                    name=name,
-                    storage_path=path,
-                    storage_filesystem=filesystem,
-                    failure_config=FailureConfig(max_failures=where.max_failures),
-                    checkpoint_config=CheckpointConfig(num_to_keep=2),
-                    logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-                    callbacks=[*followers, *callbacks],  # type: ignore[list-item]
-                ),
-            ).fit()
+        try:
+            with following(on_rows) as followers, ray_train_environment():
+                result = LeanTrainer(
+                    _train_worker,  # type: ignore[arg-type]
+                    train_loop_config=config,
+                    scaling_config=ScalingConfig(
+                        num_workers=where.workers,
+                        use_gpu=gpu,
+                        resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
+                    ),
+                    run_config=RunConfig(
+                        name=name,
+                        storage_path=path,
+                        storage_filesystem=filesystem,
+                        failure_config=FailureConfig(max_failures=where.max_failures),
+                        checkpoint_config=CheckpointConfig(num_to_keep=2),
+                        logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+                        callbacks=[*followers, *callbacks],  # type: ignore[list-item]
+                    ),
+                ).fit()
+        except ray.train.TrainingFailedError as error:
+            if _is_full(error):
+                raise StoreError(
+                    f"no space left to write the checkpoints in {place.uri}; free some and run the same command again"
+                ) from error
+            raise
         problem = result.return_value  # type: ignore[attr-defined]
         if problem:
             kind, message = problem
@@ -168,6 +178,12 @@ def check_runs(
             _check_equal_parts(training, where.workers)
         origins |= {name: run.origin for name, run in training.runs.items()}
     return origins
+
+
+def _is_full(error: ray.train.TrainingFailedError) -> bool:
+    """Whether a worker had no room to write; what it raised reaches the driver as text."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return any(os.strerror(errno.ENOSPC) in str(failure) for failure in failures)
 
 
 def _check_equal_parts(training: HeadTraining, workers: int) -> None:
