@@ -18,6 +18,9 @@ from nearid_ray.identifiers import stable_hash
 
 Order = Literal["suspicious", "random"]
 
+_DOUBTFUL = 2.0
+"""A mask as suspicious as one of a quarter or four times the usual area is counted as doubtful."""
+
 _VIEW_COLUMNS = ("view_id", "mask_source", "mask_area", "mask_pieces", "mask_touches_border", "provenance")
 _COLUMNS = ["identity_id", *(f"views.list.element.{name}" for name in _VIEW_COLUMNS)]
 
@@ -75,6 +78,9 @@ def mask_facts(views: Iterable[MaskPlace]) -> dict[str, Any]:
         "masks_cleaned": sum("mask_cleaned" in json.loads(view.provenance) for view in views),
         "mask_source": dict(sorted(Counter(view.source for view in masked).items())),
     }
+    doubtful = sum(score >= _DOUBTFUL for _, score in _suspicions(masked))
+    if doubtful:
+        facts["masks_doubtful"] = doubtful
     if masked:
         low, middle, high = np.quantile([view.area or 0.0 for view in masked], (0.05, 0.5, 0.95))
         facts["mask_area"] = {"p05": round(low, 3), "median": round(middle, 3), "p95": round(high, 3)}
@@ -90,21 +96,24 @@ def choose_views(views: Sequence[MaskPlace], order: Order, most: int) -> list[Ma
     shown = [view for view in views if view.has_picture]
     if order == "random":
         return sorted(shown, key=lambda view: stable_hash("sheet", view.identity_id, view.view_index))[:most]
+    bare = [(view, float("inf")) for view in shown if view.area is None]
+    scored = bare + _suspicions([view for view in shown if view.area is not None])
+    ordered = sorted(scored, key=lambda pair: (-pair[1], pair[0].identity_id, pair[0].view_index))
+    return [view for view, _ in ordered][:most]
+
+
+def _suspicions(masked: Sequence[MaskPlace]) -> list[tuple[MaskPlace, float]]:
+    """How much each mask looks wrong beside those of the same identity, or beside all where it has only two."""
     areas: dict[str, list[float]] = {}
-    for view in shown:
-        if view.area is not None:
-            areas.setdefault(view.identity_id, []).append(view.area)
-    everywhere = [area for of_one in areas.values() for area in of_one]
-
-    def suspicion(view: MaskPlace) -> float:
-        if view.area is None:
-            return float("inf")
-        # Two views do not say which of them is the odd one.
-        usual = areas[view.identity_id] if len(areas[view.identity_id]) > 2 else everywhere
-        quality = MaskQuality(view.area, view.pieces, view.touches_border)
-        return mask_suspicion(quality, usual_area=float(np.median(usual)))
-
-    return sorted(shown, key=lambda view: (-suspicion(view), view.identity_id, view.view_index))[:most]
+    for view in masked:
+        areas.setdefault(view.identity_id, []).append(view.area or 0.0)
+    everywhere = float(np.median([area for of_one in areas.values() for area in of_one])) if areas else 0.0
+    # Two views do not say which of them is the odd one.
+    usual = {name: float(np.median(of_one)) if len(of_one) > 2 else everywhere for name, of_one in areas.items()}
+    return [
+        (view, mask_suspicion(MaskQuality(view.area or 0.0, view.pieces, view.touches_border), usual[view.identity_id]))
+        for view in masked
+    ]
 
 
 def sheet_of(tuples: Dataset, order: Order = "suspicious", most: int = 48) -> np.ndarray:

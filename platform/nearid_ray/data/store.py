@@ -197,7 +197,7 @@ def _make_folder(path: Path) -> None:
 def _raise_in_words(path: Path, error: OSError) -> None:
     if error.errno in _FULL:
         raise StoreError(error.errno, f"{NO_SPACE} {path}; free some and run the same command again") from error
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         raise UsageError(f"{path} cannot be written ({error.strerror}); give another output") from error
 
 
@@ -229,7 +229,8 @@ class Dataset:
             s3.check_reachable()
         settings = dataset.settings()
         if settings is None:
-            raise UsageError(f"{where}: no dataset here (no settings.json); give the output folder of a finished job")
+            why = "no settings.json" if dataset.location.exists() else "there is no such folder"
+            raise UsageError(f"{where}: no dataset here ({why}); give the output folder of a finished job")
         if table is not None and settings.get("table") != table:
             raise UsageError(f"{where} holds {settings.get('table')!r}; expected a dataset of {table!r}")
         if not dataset.shards():

@@ -120,13 +120,16 @@ def load(
     Args:
         source: a folder, s3://bucket/prefix, or a hub id such as Aleksandar/nearid-siglip2.
         revision: branch, tag or commit on the hub.
-        dtype: what the backbone computes in, as `load_backbone` takes it.
+        dtype: what the backbone computes in, as `load_backbone` takes it; auto: float32 on a CPU, so that scores are
+            the same on every one.
         device: "cpu" or "cuda".
 
     Raises:
         UsageError: there is no release, or it cannot be reached or read.
     """
     uri = source.uri if isinstance(source, Location) else source
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
     with _here(source) as folder:
         files = ModelFiles.find(folder, revision, what="release")
         config = files.json(CONFIG_FILE)

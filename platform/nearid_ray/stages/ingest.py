@@ -98,5 +98,10 @@ def run_ingest(settings: IngestSettings) -> job.Job:
         running.summary |= importer.facts()
         if importer.table is TUPLES:
             facts = mask_facts(list_masks(output))
-            running.summary |= {name: facts[name] for name in ("views", "views_without_mask", "mask_source")}
+            told = ("views", "views_without_mask", "mask_source", "masks_doubtful")
+            running.summary |= {name: facts[name] for name in told if name in facts}
+            if facts["mask_source"].keys() - {"exact", "column", "file", "rendered"}:
+                print(
+                    "\nMasks were found automatically: look at them before you synthesize (jobs/show.py --sheet FILE.png)."
+                )
     return running

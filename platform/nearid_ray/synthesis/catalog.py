@@ -220,9 +220,9 @@ def _resolved(names: Sequence[str]) -> list[str]:
             n for n, e in engines.items() if e.family == family and group in ("", e.group)
         ]  # fmt: skip
         if not found:
+            offered = sorted(n for n in known if engines[n].family != SleepingEngine.family)
             raise UsageError(
-                f"unknown engine {name!r}; known engines: {', '.join(sorted(known))}; or FAMILY:GROUP, e.g. "
-                "toybox:train"
+                f"unknown engine {name!r}; known engines: {', '.join(offered)}; or FAMILY:GROUP, e.g. toybox:train"
             )
         chosen |= dict.fromkeys(found)
     return list(chosen)

@@ -44,8 +44,8 @@ def estimate(output: Dataset, plan: Plan, todo: Sequence[str]) -> dict[str, Any]
                 time = f"{known[kind[1]]:.2f} s a row, {hours[kind]:.2f} worker-hours"
             said[kind[0]] = f"{rows} of {planned[kind]} rows now; {time}"
     unknown = any(rows and kind not in hours for kind, rows in now.items())
-    total = f"{sum(hours.values()):.2f}" if hours or not unknown else ""
+    total = f"{sum(hours.values()):.2f}"
     return said | {
         "rows": sum(now.values()),
-        "worker_hours": " and ".join([total] * bool(total) + ["what is unknown"] * unknown),
+        "worker_hours": total if not unknown else f"{total} and an unknown part" if hours else "unknown",
     }
