@@ -102,6 +102,6 @@ def run_ingest(settings: IngestSettings) -> job.Job:
             running.summary |= {name: facts[name] for name in told if name in facts}
             if facts["mask_source"].keys() - {"exact", "column", "file", "rendered"}:
                 print(
-                    "\nMasks were found automatically: look at them before you synthesize (jobs/show.py --sheet FILE.png)."
+                print("\nMasks were found automatically: look at them first (jobs/show.py OUTPUT --sheet FILE.png).")
                 )
     return running
