@@ -101,7 +101,5 @@ def run_ingest(settings: IngestSettings) -> job.Job:
             told = ("views", "views_without_mask", "mask_source", "masks_doubtful")
             running.summary |= {name: facts[name] for name in told if name in facts}
             if facts["mask_source"].keys() - {"exact", "column", "file", "rendered"}:
-                print(
                 print("\nMasks were found automatically: look at them first (jobs/show.py OUTPUT --sheet FILE.png).")
-                )
     return running
