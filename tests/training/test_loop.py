@@ -282,7 +282,7 @@ def test_objectives_are_refused_data_that_lacks_what_they_need(
     make_index: Callable[..., pa.Table], make_cache: Callable[..., Any]
 ) -> None:
     alone = make_cache(make_index({f"s:{i}": 2 for i in range(8)}, engines=()))
-    with pytest.raises(UsageError, match="one: the 8 training identities has none"):
+    with pytest.raises(UsageError, match="one: the training data \\(8 identities\\) has none"):
         training(alone, evaluate_every=0)
     losses = [row.loss for row in training(alone, evaluate_every=0, objective="infonce", distractor_slots=0).rows()]
     assert len(losses) == 20
