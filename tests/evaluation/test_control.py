@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nearid_ray.evaluation.control import control_rate
+from nearid_ray.evaluation.control import ControlRate, control_rate, control_rates
 from nearid_ray.evaluation.summary import engine_groups
 
 
@@ -22,6 +22,28 @@ def test_the_rate_counts_pairs_in_which_the_control_is_more_alike():
     found = control_rate(control, distractor)
     assert (found.pairs, found.rate) == (pairs, pytest.approx(won / pairs))
     assert any(a == b for a, b in zip(control, distractor, strict=True)), "no tie was tried"
+
+
+def test_rates_pair_each_control_with_its_engines_distractor_of_the_same_view():
+    rows = [
+        # identity, view, engine, similarity
+        ("i", 0, "sdxl", 0.5), ("i", 0, "sdxl-control", 0.9), ("i", 0, "flux", 0.95),
+        ("i", 1, "sdxl", 0.5), ("i", 1, "sdxl-control", 0.4),
+        ("j", 0, "sdxl-control", 0.9),  # its distractor is missing
+        ("j", 1, "sdxl", 0.1), ("j", 1, "sdxl-control", None),
+    ]  # fmt: skip
+    table = pa.table(
+        {
+            "kind": ["distractor"] * len(rows) + ["positive"],
+            "scorer": ["frozen"] * (len(rows) + 1),
+            "condition": ["full"] * (len(rows) + 1),
+            "identity_id": [row[0] for row in rows] + ["i"],
+            "other_view_index": [row[1] for row in rows] + [1],
+            "engine": [row[2] for row in rows] + [""],
+            "similarity": [row[3] for row in rows] + [1.0],
+        }
+    )
+    assert control_rates(table) == {("frozen", "full", "sdxl"): ControlRate(rate=0.5, pairs=2)}
 
 
 def test_lists_of_other_lengths_are_refused():

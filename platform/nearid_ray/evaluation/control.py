@@ -9,8 +9,11 @@ Axes: P pairs of a view with its control and its distractor of the same engine.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from schemas.distractors import CONTROL_SUFFIX
@@ -68,3 +71,25 @@ def control_rate(control_similarity_P: ArrayLike, distractor_similarity_P: Array
     pairs = int(known_P.sum())
     won = int((control_P[known_P] > distractor_P[known_P]).sum())
     return ControlRate(rate=won / pairs if pairs else float("nan"), pairs=pairs)
+
+
+def control_rates(similarities: pa.Table) -> dict[tuple[str, str, str], ControlRate]:
+    """(scorer, condition, engine) -> rate of that engine's controls, from the table `similarities`; empty without any.
+
+    A control is compared with the distractor that the same engine painted into the same view; one without such a
+    distractor is left out.
+    """
+    columns = ["scorer", "condition", "engine", "identity_id", "other_view_index", "similarity"]
+    table = similarities.filter(pc.equal(similarities["kind"], "distractor")).select(columns)
+    found: dict[tuple[Any, ...], float] = {}
+    for scorer, condition, engine, identity, view, similarity in zip(
+        *(table[name].to_pylist() for name in columns), strict=True
+    ):
+        found[scorer, condition, engine, identity, view] = np.nan if similarity is None else similarity
+    pairs: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for (scorer, condition, engine, *place), control in found.items():
+        painter = engine.removesuffix(CONTROL_SUFFIX)
+        if is_control(engine) and (scorer, condition, painter, *place) in found:
+            distractor = found[scorer, condition, painter, *place]
+            pairs.setdefault((scorer, condition, painter), []).append((control, distractor))
+    return {key: control_rate(*np.array(values).T) for key, values in sorted(pairs.items())}

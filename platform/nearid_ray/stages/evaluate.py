@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from nearid_ray import job
 from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.data.store import Dataset
+from nearid_ray.evaluation.control import control_rates
 from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation
 from nearid_ray.evaluation.scorers import named_heads, plan_evaluation
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
+from schemas import SIMILARITIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,24 @@ def run_evaluate(settings: Evaluate) -> job.Job:
         for condition in dict.fromkeys(row.condition for row in evaluation.rows):
             print(f"\n{text_table(evaluation, condition)}")
         running.tracker.metrics(flat_metrics(evaluation))
+        _report_controls(running, Dataset(output.child(SIMILARITIES.name)))
     return running
+
+
+def _report_controls(running: job.Job, similarities: Dataset) -> None:
+    """The artefact control: how often the same object, painted anew, is more like its view than a distractor."""
+    columns = ["kind", "scorer", "condition", "engine", "identity_id", "other_view_index", "similarity"]
+    rates = control_rates(similarities.read(columns=columns))
+    if not rates:
+        return
+    print("\nArtefact control: how many pictures of the same object, painted anew by an engine, are more like their")
+    print("view than the engine's distractor is, percent")
+    for (scorer, condition, engine), found in rates.items():
+        print(f"  {scorer}, {engine}, {condition}: {100 * found.rate:.1f} of {found.pairs}")
+        if found.pairs:
+            name = f"{scorer}/{engine}/{condition}".replace(":", "_")
+            running.details.setdefault("control_rate", {})[name] = round(found.rate, 4)
+            running.tracker.metrics({f"{name}/control_rate": found.rate})
 
 
 def scorer_summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | int | None]]]:
