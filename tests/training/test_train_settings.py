@@ -12,7 +12,7 @@ from nearid_ray.settings import build, flat_fields
 from nearid_ray.stages.train import Train, run_name
 from nearid_ray.training.losses import OBJECTIVE_NAMES
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
-from nearid_ray.training.sources import OnlineSettings, token_source
+from nearid_ray.training.sources import CachedTokens, OnlineSettings, token_source
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,14 @@ def test_tokens_are_caches_or_online(tokens: tuple[str, ...], online: OnlineSett
         token_source(tokens, online)
     with pytest.raises(UsageError, match="tuples names 1 datasets, distractor_data 2"):
         OnlineSettings(tuples=("a",), distractor_data=("b", "c"))
+
+
+def test_paths_of_tokens_and_data_are_absolute_wherever_a_worker_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert token_source(["toy/tokens"], OnlineSettings()) == CachedTokens((str(tmp_path / "toy/tokens"),))
+    online = OnlineSettings(tuples=("toy/tuples",), distractor_data=("toy/distractors",), backbone="model")
+    source = token_source(["online"], online)
+    assert source.settings.tuples == (str(tmp_path / "toy/tuples"),)
+    assert source.settings.distractor_data == (str(tmp_path / "toy/distractors"),)
+    assert source.settings.backbone == str(tmp_path / "model")

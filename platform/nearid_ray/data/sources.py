@@ -252,14 +252,17 @@ def open_rows(source: str, *, revision: str = "", split: str = "train", files: s
 
     Raises UsageError, saying what was found and what expected, where there is no such source or it cannot be opened.
     """
-    origin = _Origin(source=source, revision=revision, split=split, files=files)
     place = locate(source)
     kind = _kind(place)
+    is_pattern = any(letter in posixpath.basename(place.path) for letter in "*?[")
+    # A worker may have another working directory.
+    here = place.uri if is_pattern or kind != pafs.FileType.NotFound else source
+    origin = _Origin(source=here, revision=revision, split=split, files=locate(files).uri if files else "")
     if kind == pafs.FileType.File:
         return _from_file(origin, place)
     if kind == pafs.FileType.Directory:
         return _from_folder(origin, place)
-    if any(letter in posixpath.basename(place.path) for letter in "*?["):
+    if is_pattern:
         return _from_pattern(origin, place)
     if _HUB_ID.fullmatch(source) and not source.endswith((".parquet", ".csv", ".tsv")):
         return _from_hub(origin)

@@ -1,9 +1,11 @@
 """Where training gets its tokens from, in a form that travels to the workers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
+from nearid_ray.data.store import locate
 from nearid_ray.embedding.augment import AugmentSettings
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.embedding.plan import EmbedSettings
@@ -116,7 +118,7 @@ class ComputedTokens:
 
 
 def token_source(tokens: Sequence[str], online: OnlineSettings) -> TokenSource:
-    """What `--tokens` means: caches, or `online`.
+    """What `--tokens` means: caches, or `online`. Paths become absolute: workers have other working directories.
 
     Raises:
         UsageError: both or neither are given, or `online` without data.
@@ -124,12 +126,24 @@ def token_source(tokens: Sequence[str], online: OnlineSettings) -> TokenSource:
     if "online" not in tokens:
         if online.tuples or online.distractor_data:
             raise UsageError("tuples and distractor_data go with --tokens online; token caches know their own")
-        return CachedTokens(tuple(tokens))
+        return CachedTokens(_absolute(tokens))
     if len(tokens) > 1:
         raise UsageError(f"tokens names {list(tokens)}; expected token caches, or `online` alone")
     if not online.tuples:
         raise UsageError("--tokens online needs data: give --tuples and --distractor-data")
-    return ComputedTokens(online)
+    backbone = Path(online.backbone).expanduser()
+    return ComputedTokens(
+        replace(
+            online,
+            tuples=_absolute(online.tuples),
+            distractor_data=_absolute(online.distractor_data),
+            backbone=str(backbone.resolve()) if backbone.is_dir() else online.backbone,
+        )
+    )
+
+
+def _absolute(uris: Sequence[str]) -> tuple[str, ...]:
+    return tuple(locate(uri).uri for uri in uris)
 
 
 def open_caches(uris: Sequence[str], threads: int = 1, *, verify: bool = False) -> Cache:
