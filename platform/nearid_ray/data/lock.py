@@ -191,7 +191,7 @@ class _Lock:
         while True:
             try:
                 return Owner(**json.loads(self._file.read_bytes()))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
             except (ValueError, TypeError):
                 if time.monotonic() > deadline:
