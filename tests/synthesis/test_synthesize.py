@@ -231,7 +231,7 @@ def test_a_real_pipeline_class_gives_the_same_bytes_in_every_run_of_a_plan(tuple
     assert not any(row["error"] for row in made)
     assert all("watermark" in row["negative_prompt"] and row["prompt"] for row in made)
     differences = {flag: [row["object_mean_difference"] for row in made if row["control"] == flag] for flag in (0, 1)}
-    assert np.mean(differences[1]) < np.mean(differences[0])
+    assert not set(differences[0]) & set(differences[1]), "a control is painted at another strength"
     planned = pa.concat_tables(Dataset(tmp_path / "a").plans())
     assert set(planned["batch"].to_pylist()) == {0, 1}
 

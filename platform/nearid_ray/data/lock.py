@@ -182,6 +182,8 @@ class _Lock:
             self._sign(self.owner).delete()
             if self.is_mine():
                 self._file.delete()
+        except NotADirectoryError:
+            pass  # the output lies below a file, where no lock can be
         except (OSError, UsageError) as error:
             print(f"the lock {self._file.uri} could not be removed: {error}", file=sys.stderr)
 
