@@ -12,7 +12,7 @@ from nearid_ray.data.card import write_card
 from nearid_ray.data.importers.importer import Importer, PictureImporter, RowImporter
 from nearid_ray.data.masking import Masker, make_masker
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, ShardTask, run_plan
-from nearid_ray.data.plan import Plan, make_plan
+from nearid_ray.data.plan import Plan, make_plan, refuse_changed
 from nearid_ray.data.rejects import write_rejected
 from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.data.views import DecodedView, RawIdentity, decode_view, find_masks, identity_row, view_row
@@ -87,7 +87,8 @@ def plan_ingest(importer: Importer, output: Dataset) -> Plan:
         _refuse_inside(output.location, locate(content["root"]))
     key = importer.table.key[0]
     _refuse_doubles([record[key] for record in records])
-    _refuse_changed(output, {record[key]: _as_text(record) for record in records})
+    texts = {record[key]: _as_text(record) for record in records}
+    refuse_changed(output, "record", texts, "row(s) there were read from other files or settings")
     work = pa.table(
         {
             "row_id": pa.array([record[key] for record in records], pa.string()),
@@ -144,24 +145,6 @@ def _records(work: pa.Table) -> list[dict[str, Any]]:
 
 def _as_text(record: dict[str, Any]) -> str:
     return json.dumps(record, sort_keys=True)
-
-
-def _refuse_changed(output: Dataset, now: dict[str, str]) -> None:
-    """A row that is planned already must be made from the same record now: it is not made again."""
-    if output.settings() is None:
-        return
-    changed = [
-        row["row_id"]
-        for plan in output.plans()
-        if "record" in plan.column_names
-        for row in plan.select(["row_id", "record"]).to_pylist()
-        if now.get(row["row_id"], row["record"]) != row["record"]
-    ]
-    if changed:
-        raise UsageError(
-            f"{output.location.uri}: {len(changed)} row(s) there were read from other files or settings, e.g. "
-            f"{', '.join(changed[:3])}. Give another output, or remove the folder to start again."
-        )
 
 
 def _refuse_inside(output: Location, root: Location) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from nearid_ray.data.images import decode_mask, decode_rgb
+from nearid_ray.data.light import iterate
 from nearid_ray.data.masks import MaskQuality, mask_suspicion
 from nearid_ray.data.sheet import MaskedView, mask_sheet
 from nearid_ray.data.store import Dataset, read_rows
@@ -22,7 +22,7 @@ _DOUBTFUL = 2.0
 """A mask as suspicious as one of a quarter or four times the usual area is counted as doubtful."""
 
 _VIEW_COLUMNS = ("view_id", "mask_source", "mask_area", "mask_pieces", "mask_touches_border", "provenance")
-_COLUMNS = ["identity_id", *(f"views.list.element.{name}" for name in _VIEW_COLUMNS)]
+_COLUMNS = ["identity_id", *(f"views.{name}" for name in _VIEW_COLUMNS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,8 @@ class MaskPlace:
 
 def list_masks(tuples: Dataset) -> Iterator[MaskPlace]:
     """Every view of a tuples dataset, without reading a picture."""
-    for shard in tuples.shards():
-        place = tuples.shard(shard)
-        with place.filesystem.open_input_file(place.path) as stream:
-            identities = pq.ParquetFile(stream).read(columns=_COLUMNS).to_pylist()
-        for row, identity in enumerate(identities):
+    for shard, table in iterate(tuples, _COLUMNS):
+        for row, identity in enumerate(table.to_pylist()):
             for index, view in enumerate(identity["views"]):
                 yield MaskPlace(
                     identity_id=identity["identity_id"],

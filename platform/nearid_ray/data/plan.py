@@ -108,6 +108,27 @@ def make_plan(
     return Plan(rows, tuple(name for name in sorted(rows["shard"].unique().to_pylist()) if name not in done))
 
 
+def refuse_changed(output: Dataset, column: str, now: dict[str, str], said: str) -> None:
+    """A row that is planned already is not made again, so what it is made of, `column` of the plan, must be as it was.
+
+    `now` holds it by row id. Raises UsageError, with `said` of what has changed.
+    """
+    if output.settings() is None:
+        return
+    changed = [
+        row["row_id"]
+        for plan in output.plans()
+        if column in plan.column_names
+        for row in plan.select(["row_id", column]).to_pylist()
+        if now.get(row["row_id"], row[column]) != row[column]
+    ]
+    if changed:
+        raise UsageError(
+            f"{output.location.uri}: {len(changed)} {said}, e.g. {', '.join(changed[:3])}. Give another output, or "
+            "remove the folder to start again."
+        )
+
+
 def forget_plan(output: Dataset) -> None:
     """Take back a plan of which nothing has been made yet, so that a refused run leaves no trace."""
     place = output.location

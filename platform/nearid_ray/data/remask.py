@@ -24,7 +24,7 @@ from nearid_ray.data.masking import Masker, MaskSettings, make_masker
 from nearid_ray.data.masking.masker import Found
 from nearid_ray.data.masks import check_mask, clean_mask
 from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan
-from nearid_ray.data.plan import Plan, make_plan
+from nearid_ray.data.plan import Plan, make_plan, refuse_changed
 from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.data.views import mask_columns
 from nearid_ray.errors import UsageError
@@ -137,7 +137,9 @@ def plan_remask(tuples: Dataset, output: Dataset, settings: RemaskSettings) -> t
     ]
     work = pa.Table.from_pylist(rows, schema=WORK_SCHEMA)
     masker = make_masker(settings.masking)
-    _refuse_changed(output, {row["row_id"]: row["state"] for row in rows})
+    state_of = {row["row_id"]: row["state"] for row in rows}
+    said = "identity(ies) have changed in the tuples dataset since they were planned"
+    refuse_changed(output, "state", state_of, said)
     plan = make_plan(
         output,
         work,
@@ -226,21 +228,3 @@ def _decoded(data: bytes) -> "np.ndarray | ValueError":
         return decode_rgb(data)
     except ValueError as error:
         return ValueError(f"the picture cannot be read: {error}")
-
-
-def _refuse_changed(output: Dataset, now: dict[str, str]) -> None:
-    """An identity that was planned already must look as it did then: its row is not made again."""
-    if output.settings() is None:
-        return
-    changed = [
-        row["row_id"]
-        for plan in output.plans()
-        if "state" in plan.column_names
-        for row in plan.select(["row_id", "state"]).to_pylist()
-        if now.get(row["row_id"], row["state"]) != row["state"]
-    ]
-    if changed:
-        raise UsageError(
-            f"{output.location.uri}: {len(changed)} identity(ies) have changed in the tuples dataset since they were "
-            f"planned, e.g. {', '.join(changed[:3])}. Give another output, or remove the folder to start again."
-        )
