@@ -5,6 +5,7 @@ from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
 from schemas.evaluation import MARGINS, SIMILARITIES
 from schemas.fields import IMAGE, SCHEMA_VERSION, SPLITS, Reference, Table
 from schemas.generated import GENERATED, RATINGS
+from schemas.judgements import JUDGED_GENERATED, JUDGEMENTS
 from schemas.rejected import REJECTED
 from schemas.tables import TABLES
 from schemas.tuples import MASK_SOURCES, TUPLES, VIEW
@@ -15,6 +16,8 @@ __all__ = [
     "EMBEDDINGS",
     "GENERATED",
     "IMAGE",
+    "JUDGED_GENERATED",
+    "JUDGEMENTS",
     "MARGINS",
     "MASK_SOURCES",
     "RATINGS",

@@ -5,6 +5,7 @@ from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
 from schemas.evaluation import MARGINS, SIMILARITIES
 from schemas.fields import Table
 from schemas.generated import GENERATED, RATINGS
+from schemas.judgements import JUDGED_GENERATED, JUDGEMENTS
 from schemas.rejected import REJECTED
 from schemas.tuples import TUPLES
 
@@ -20,5 +21,7 @@ TABLES: dict[str, Table] = {
         EMBEDDINGS,
         SIMILARITIES,
         MARGINS,
+        JUDGEMENTS,
+        JUDGED_GENERATED,
     )
 }
