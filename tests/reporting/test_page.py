@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from nearid_ray.evaluation.bootstrap import Interval
-from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, nice_ticks, scatter_chart
+from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart
 from nearid_ray.reporting.markup import VOID_TAGS, data_uri
 from nearid_ray.reporting.model import ReportData, SheetPicture, SheetTuple
 from nearid_ray.reporting.page import markdown_table, metrics_csv, page
 from nearid_ray.reporting.sections import kernel_pca
 from nearid_ray.reporting.style import STYLE
+from nearid_ray.reporting.svg import nice_ticks
 
 
 class Tree(HTMLParser):

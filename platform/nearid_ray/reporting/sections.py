@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.evaluation.summary import MetricsRow
-from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart, series_colours
+from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart
 from nearid_ray.reporting.markup import Markup, data_uri, number, percent, tag
 from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple
+from nearid_ray.reporting.svg import series_colours
 
 CONDITION_NAMES = {"full": "whole pictures", "foreground": "foreground only (background blacked out)"}
 
