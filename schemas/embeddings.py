@@ -5,11 +5,20 @@ import pyarrow as pa
 from schemas.fields import SPLITS, Table, described, error_field
 
 _IMAGE_FIELDS = (
-    described("image_id", pa.string(), "view_id or distractor_id."),
-    described("role", pa.string(), "view | distractor."),
-    described("identity_id", pa.string(), "The identity of the view, or of the distractor's background."),
-    described("view_index", pa.int32(), "Place of the view in the identity's views."),
-    described("engine", pa.string(), "The distractor's engine; empty for a view."),
+    described("image_id", pa.string(), "view_id, distractor_id, generated_id, or the content hash of a file."),
+    described(
+        "role",
+        pa.string(),
+        "view | distractor | generated (what a method made of an identity) | picture (a file that was given).",
+    ),
+    described(
+        "identity_id",
+        pa.string(),
+        "The identity of the view, of the distractor's background, or of the generated picture's reference; what is "
+        "known of a file, or empty.",
+    ),
+    described("view_index", pa.int32(), "Place of the view in the identity's views; -1 for other pictures."),
+    described("engine", pa.string(), "The distractor's engine, or the generated picture's method; empty for others."),
     described("category", pa.string(), "The identity's category."),
     described("split", pa.string(), "The identity's split."),
 )
@@ -31,6 +40,9 @@ TOKENS_INDEX = Table(
     allowed={"role": ("view", "distractor"), "split": SPLITS},
 )
 
+ROLES = ("view", "distractor", "generated", "picture")
+"""What an embedded picture is."""
+
 EMBEDDINGS = Table(
     name="embeddings",
     purpose="One row an image, scorer and condition: its L2-normalised embedding.",
@@ -43,5 +55,5 @@ EMBEDDINGS = Table(
         error_field(),
     ),
     key=("image_id", "role", "identity_id", "view_index", "engine", "scorer", "condition"),
-    allowed={"role": ("view", "distractor"), "split": SPLITS, "condition": ("full", "foreground")},
+    allowed={"role": ROLES, "split": SPLITS, "condition": ("full", "foreground")},
 )

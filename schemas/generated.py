@@ -46,3 +46,50 @@ RATINGS = Table(
     allowed={"rater_kind": ("human", "metric"), "aspect": ("concept", "prompt")},
     references=(Reference(columns=("identity_id",), target="tuples", target_columns=("identity_id",)),),
 )
+
+_GENERATED_FIELDS = (
+    described("identity_id", pa.string(), "The identity of the reference."),
+    described("method", pa.string(), "The generator."),
+    described("prompt_index", pa.int32(), "Number of the prompt."),
+)
+
+GENERATED_SIMILARITIES = Table(
+    name="generated_similarities",
+    purpose="One row a pair of reference view and generated picture, scorer and condition: eval records of alignment.",
+    fields=(
+        described("generated_id", pa.string(), "Of the generated picture."),
+        *_GENERATED_FIELDS,
+        described("image_index", pa.int32(), "Number of the picture among those of the same method and prompt."),
+        described("category", pa.string(), "The reference's category."),
+        described("view_index", pa.int32(), "The reference: this view of the identity; -1 where there is none."),
+        described("scorer", pa.string(), "Who scored."),
+        described("condition", pa.string(), "full | foreground (background blacked out)."),
+        described("similarity", pa.float64(), "Higher = more alike; null where the row has an error.", nullable=True),
+        error_field(),
+    ),
+    key=("generated_id", "view_index", "scorer", "condition"),
+    allowed={"condition": ("full", "foreground")},
+    references=(Reference(columns=("generated_id",), target="generated", target_columns=("generated_id",)),),
+)
+
+ALIGNMENT = Table(
+    name="alignment",
+    purpose="One row a rated prompt of a method and scorer: its score beside what people said.",
+    fields=(
+        *_GENERATED_FIELDS,
+        described("category", pa.string(), "The reference's category."),
+        described("scorer", pa.string(), "Who scored: an embedding, a judge, or a metric of the ratings dataset."),
+        described("condition", pa.string(), "full | foreground (background blacked out)."),
+        described(
+            "score",
+            pa.float64(),
+            "Mean over the prompt's pictures, each the mean over the reference's views; null where none has a score.",
+            nullable=True,
+        ),
+        described("num_pictures", pa.int32(), "Pictures behind the score."),
+        described("rating_1", pa.float64(), "What the first group of people said, or null.", nullable=True),
+        described("rating_2", pa.float64(), "What the second group of people said, or null.", nullable=True),
+    ),
+    key=("identity_id", "method", "prompt_index", "scorer", "condition"),
+    allowed={"condition": ("full", "foreground")},
+)

@@ -4,9 +4,10 @@ from schemas.distractors import DISTRACTORS
 from schemas.embeddings import EMBEDDINGS, TOKENS_INDEX
 from schemas.evaluation import MARGINS, SIMILARITIES
 from schemas.fields import Table
-from schemas.generated import GENERATED, RATINGS
+from schemas.generated import ALIGNMENT, GENERATED, GENERATED_SIMILARITIES, RATINGS
 from schemas.judgements import JUDGED_GENERATED, JUDGEMENTS
 from schemas.rejected import REJECTED
+from schemas.retrieval import CLUSTERS, NEIGHBOURS
 from schemas.tuples import TUPLES
 
 TABLES: dict[str, Table] = {
@@ -23,5 +24,9 @@ TABLES: dict[str, Table] = {
         MARGINS,
         JUDGEMENTS,
         JUDGED_GENERATED,
+        GENERATED_SIMILARITIES,
+        ALIGNMENT,
+        NEIGHBOURS,
+        CLUSTERS,
     )
 }
