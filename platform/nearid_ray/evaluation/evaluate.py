@@ -4,6 +4,7 @@ OUTPUT/embeddings/     one row an image, scorer and condition (made on Ray, wher
 OUTPUT/similarities/   eval records: one row a pair of images, scorer and condition
 OUTPUT/margins/        one row a directed trial
 OUTPUT/metrics.json    the metrics table with its groups
+OUTPUT/measures.csv    every number, one a row: what tables, figures and comparisons read
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import embedding_matrix
+from nearid_ray.evaluation.measures import MEASURES_FILE, Measure, read_measures, write_measures
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, PairPlan, plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
-from nearid_ray.evaluation.summary import MetricsRow, engine_groups, metrics_rows, row_from_dict, row_to_dict
+from nearid_ray.evaluation.summary import (
+    MetricsRow,
+    engine_groups,
+    metrics_rows,
+    row_from_dict,
+    row_measures,
+    row_to_dict,
+)
 from nearid_ray.identifiers import content_hash, settings_digest
-from nearid_ray.settings import dump_json, to_dict
+from nearid_ray.settings import build, dump_json, to_dict
 from schemas import MARGINS, SIMILARITIES, SPLITS
 
 METRICS_FILE = "metrics.json"
@@ -72,6 +81,8 @@ class Evaluation:
     """What was measured."""
 
     rows: list[MetricsRow]
+    measures: list[Measure] = field(default_factory=list)
+    """Every number, of each benchmark that the records allow."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Engines of each group."""
     reused: bool = False
@@ -146,7 +157,21 @@ def measure(similarities: pa.Table, margins: pa.Table, settings: EvaluateSetting
         seed=settings.evaluation_seed,
         confidence=settings.confidence,
     )
-    return Evaluation(rows=rows, groups=groups)
+    return Evaluation(rows=rows, measures=row_measures(rows, groups, settings.baseline), groups=groups)
+
+
+def measure_records(folder: Location) -> Evaluation:
+    """Measure again what `evaluate` wrote, from its similarities alone, with the settings it was asked with.
+
+    Nothing is written. A metric that is new in this version needs no new pass over pictures or embeddings.
+
+    Raises:
+        UsageError: the folder holds no finished evaluation.
+    """
+    stored = _stored_metrics(folder)
+    settings = build(EvaluateSettings, stored["settings"], folder.child(METRICS_FILE).uri)
+    similarities = Dataset.open(folder.child(SIMILARITIES.name), SIMILARITIES.name).read()
+    return measure(similarities, margin_records(similarities), settings)
 
 
 def evaluate(
@@ -170,7 +195,9 @@ def evaluate(
     }
     stored = _read_metrics(output)
     if stored is not None and stored.get("digest") == settings_digest(content):
-        return _from_json(stored)
+        if not output.child(MEASURES_FILE).exists():
+            write_measures(output, measure_records(output).measures)
+        return _from_json(stored, read_measures(output))
     table = pa.concat_tables([dataset.read() for dataset in embeddings])
     if scorers is not None:
         lost = sorted(set(scorers) - set(table["scorer"].unique().to_pylist()))
@@ -182,6 +209,7 @@ def evaluate(
     licence = licence_of(*embeddings)
     for contract, records in ((SIMILARITIES, similarities), (MARGINS, margins)):
         _write_records(Dataset(output.child(contract.name)), contract.name, records, content, licence)
+    write_measures(output, evaluation.measures)
     # Last, because it says that the records beside it are complete.
     output.child(METRICS_FILE).write_bytes(dump_json(_to_json(evaluation, content)))
     return evaluation
@@ -193,10 +221,14 @@ def read_evaluation(folder: Location) -> Evaluation:
     Raises:
         UsageError: the folder holds no finished evaluation.
     """
+    return _from_json(_stored_metrics(folder), read_measures(folder))
+
+
+def _stored_metrics(folder: Location) -> dict[str, Any]:
     stored = _read_metrics(folder)
     if stored is None:
         raise UsageError(f"{folder.uri} holds no {METRICS_FILE}; give the output folder of a finished evaluate job")
-    return _from_json(stored)
+    return stored
 
 
 def _fingerprint(dataset: Dataset) -> str:
@@ -236,8 +268,9 @@ def _to_json(evaluation: Evaluation, content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_json(stored: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(rows=[row_from_dict(row) for row in stored["rows"]], groups=stored["groups"], reused=True)
+def _from_json(stored: Mapping[str, Any], measures: list[Measure]) -> Evaluation:
+    rows = [row_from_dict(row) for row in stored["rows"]]
+    return Evaluation(rows=rows, measures=measures, groups=stored["groups"], reused=True)
 
 
 def embeddings_of(embeddings: pa.Table, scorer: str, condition: str = "full") -> tuple[pa.Table, NDArray[np.float32]]:

@@ -11,13 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nearid_ray.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference, bootstrap_rates
+from nearid_ray.evaluation.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Difference,
+    Interval,
+    bootstrap_difference,
+    bootstrap_rates,
+)
 from nearid_ray.evaluation.control import without_controls
 from nearid_ray.evaluation.correlations import bootstrap_pearson
+from nearid_ray.evaluation.expected import expected_trials
 from nearid_ray.evaluation.margins import TrialCounts
+from nearid_ray.evaluation.measures import NEARID, Measure
 from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
 
 NOTHING = Interval(value=math.nan, low=math.nan, high=math.nan)
+NO_GAIN = Difference(value=math.nan, low=math.nan, high=math.nan, share_above_zero=math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,10 @@ class MetricsRow:
     """Identity and engine pairs with at least one valid trial: the support."""
     trials: int
     """Valid directed trials."""
+    expected: int
+    """Directed trials there would be with every distractor made and every similarity measured."""
+    coverage: float
+    """Share of the expected trials that are valid; nan where none is expected."""
     ssr: float
     ssr_low: float
     ssr_high: float
@@ -45,13 +59,18 @@ class MetricsRow:
     """SSR minus the baseline scorer's, resampled in pairs; nan for the baseline itself."""
     ssr_gain_low: float
     ssr_gain_high: float
+    ssr_gain_share: float
+    """Share of the resamples in which the gain is above 0; near 1 or near 0 is significant."""
     pa_gain: float
     pa_gain_low: float
     pa_gain_high: float
+    pa_gain_share: float
     ordering: float
     """Share of comparisons in which a distractor is more similar to its view than a random identity's view."""
     ordering_low: float
     ordering_high: float
+    comparisons: int
+    """Comparisons that share was taken over."""
     oracle_r: float
     """Pearson's correlation of similarity(view, distractor) with the oracle, where engines have one."""
     oracle_r_low: float
@@ -108,23 +127,29 @@ def metrics_rows(
     """
     drawing: dict[str, Any] = {"resamples": resamples, "seed": seed, "confidence": confidence}
     keys = similarities.group_by(["scorer", "condition"], use_threads=False).aggregate([])
+    expected = expected_trials(similarities)
+    own = (pc.field("kind") == "distractor") & pc.is_valid(pc.field("oracle"))
     rows = []
     for scorer, condition in zip(keys["scorer"].to_pylist(), keys["condition"].to_pylist(), strict=True):
         trials = margin_counts(margins, scorer, condition)
         reference = margin_counts(margins, baseline, condition) if scorer != baseline else None
         ordering = ordering_counts(similarities, scorer, condition)
         of_scorer = (pc.field("scorer") == scorer) & (pc.field("condition") == condition)
-        pairs = similarities.filter(of_scorer & pc.is_valid(pc.field("oracle")))
+        pairs = similarities.filter(of_scorer & own)
         named = [(engine, [engine], False) for engine in trials.engines]
         for name, engines, is_group in [*named, *((name, list(members), True) for name, members in groups.items())]:
             counts = _part(trials, engines)
             row = {"scorer": scorer, "condition": condition, "name": name, "is_group": is_group}
             row |= {"identities": counts.identity_count(), "units": counts.support(), "trials": counts.trial_count()}
+            row |= {"expected": expected.of(engines), "coverage": expected.coverage(counts, engines)}
             ssr, pa_ = bootstrap_rates(counts, **drawing)
-            gains = (NOTHING, NOTHING)
+            gains = (NO_GAIN, NO_GAIN)
             if reference is not None and reference.support():
                 gains = bootstrap_difference(_part(reference, engines), counts, **drawing)
-            order = bootstrap_rates(_part(ordering, engines), **drawing)[1]
+            row |= {"ssr_gain_share": gains[0].share_above_zero, "pa_gain_share": gains[1].share_above_zero}
+            compared = _part(ordering, engines)
+            order = bootstrap_rates(compared, **drawing)[1]
+            row["comparisons"] = compared.trial_count()
             mine = pairs.filter(pc.is_in(pairs["engine"], pa.array(engines, pa.string())))
             oracle = _oracle(mine, drawing)
             measures = {"ssr": ssr, "pa": pa_, "ssr_gain": gains[0], "pa_gain": gains[1]}
@@ -132,6 +157,44 @@ def metrics_rows(
                 row |= {measure: interval.value, f"{measure}_low": interval.low, f"{measure}_high": interval.high}
             rows.append(MetricsRow(**row, oracle_pairs=len(mine) - mine["similarity"].null_count))
     return rows
+
+
+def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]], baseline: str) -> list[Measure]:
+    """The rates of the metrics table as measures of the nearid benchmark: engines that replace the whole object, and
+    the groups that hold no other engine. Engines with an oracle are another benchmark's, controls are no distractors.
+
+    Args:
+        groups: as in `metrics_rows`; `part-level` names the engines with an oracle.
+        baseline: the scorer that gains were measured against.
+    """
+    part = set(groups.get("part-level", ()))
+    found = []
+    for row in rows:
+        engines = list(groups.get(row.name, ())) if row.is_group else [row.name]
+        if not part.isdisjoint(engines) or len(without_controls(engines)) < len(engines):
+            continue
+        support = {"ssr": row.units, "ordering": row.comparisons, "ssr_gain": row.units}
+        for metric in ("ssr", "pa", "ssr_gain", "pa_gain", "ordering"):
+            gain = metric.endswith("_gain")
+            if math.isnan(getattr(row, metric)) and metric not in ("ssr", "pa"):
+                continue
+            found.append(
+                Measure(
+                    benchmark=NEARID,
+                    scorer=row.scorer,
+                    condition=row.condition,
+                    name=row.name,
+                    is_group=row.is_group,
+                    metric=metric,
+                    value=getattr(row, metric),
+                    low=getattr(row, f"{metric}_low"),
+                    high=getattr(row, f"{metric}_high"),
+                    support=support.get(metric, row.trials),
+                    coverage=row.coverage,
+                    baseline=baseline if gain else "",
+                )
+            )
+    return found
 
 
 def rows_to_table(rows: Sequence[MetricsRow]) -> pa.Table:
