@@ -96,3 +96,17 @@ TRAIN: Mapping[str, Preset] = {
     "table6/single-engine": single_engine,
 }
 EMBED: Mapping[str, Preset] = {"paper": paper_backbone, "toybox": toybox_backbone}
+
+
+def paper_size() -> dict[str, Any]:
+    """The paper's data: 19,386 identities, 45,215 views, seven engine configurations, Mind-the-Glitch."""
+    return {**paper_backbone(), "identities": 19_386, "views": 45_215, "mtg_samples": 5_600}
+
+
+def all_engines_size() -> dict[str, Any]:
+    """The same with FLUX Canny: all nine published configurations."""
+    extra = ("flux-canny-512", "flux-canny-1024")
+    return {**paper_size(), "engines": (*TRAINING_ENGINES, "powerpaint-512", "sdxl-512", "sdxl-1024", *extra)}
+
+
+PLAN: Mapping[str, Preset] = {"paper": paper_size, "paper-nine-engines": all_engines_size}

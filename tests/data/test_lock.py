@@ -18,7 +18,8 @@ from nearid_ray.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
 from nearid_ray import job
 from nearid_ray.cluster import ending_in_order
 from nearid_ray.data.lock import owned
