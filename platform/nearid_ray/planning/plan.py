@@ -203,7 +203,7 @@ def make_cost_plan(settings: PlanSettings) -> CostPlan:
         "the ablations one by one",
     ]
     return CostPlan(
-        settings=settings, gpu=gpu, price_usd_h=price, stages=stages, measured=rate.measured, assumptions=assumed
+        settings=settings, gpu=gpu, price_usd_h=price, stages=stages, measured=dict(rate.measured), assumptions=assumed
     )
 
 
