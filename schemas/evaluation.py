@@ -22,8 +22,8 @@ SIMILARITIES = Table(
         described(
             "kind",
             pa.string(),
-            "positive (two views of one identity) | distractor (view, distractor in its "
-            "background) | random (views of two identities).",
+            "positive (two views of one identity) | distractor (view, distractor in its background) | random (views "
+            "of two identities) | crossed (view, distractor in another view's background; engines with an oracle).",
         ),
         *_TRIAL_FIELDS,
         described("view_index", pa.int32(), "The first image: this view of the identity."),
@@ -35,7 +35,11 @@ SIMILARITIES = Table(
         described("similarity", pa.float64(), "Higher = more alike; null or NaN where there is none.", nullable=True),
     ),
     key=("pair_id", "scorer", "condition"),
-    allowed={"kind": ("positive", "distractor", "random"), "split": SPLITS, "condition": ("full", "foreground")},
+    allowed={
+        "kind": ("positive", "distractor", "random", "crossed"),
+        "split": SPLITS,
+        "condition": ("full", "foreground"),
+    },
 )
 
 MARGINS = Table(

@@ -56,6 +56,9 @@ def looped_pairs(images: pa.Table):
                 pairs.add(("positive", a["image_id"], b["image_id"]))
             if a["role"] == "view" and b["role"] == "distractor" and same and a["view_index"] == b["view_index"]:
                 pairs.add(("distractor", a["image_id"], b["image_id"]))
+            other = same and a["view_index"] != b["view_index"]
+            if a["role"] == "view" and b["role"] == "distractor" and other and b["engine"] == "decal":
+                pairs.add(("crossed", a["image_id"], b["image_id"]))
     return pairs
 
 
@@ -70,6 +73,18 @@ def test_pairs_are_those_of_the_definition_and_each_once(seed):
     ]
     assert len(found) == len(set(found))
     assert set(found) == looped_pairs(images)
+
+
+def test_crossed_pairs_are_planned_for_engines_with_an_oracle_alone_and_controls_have_none():
+    images = image_table(1)
+    crossed = plan_pairs(images).described.filter(pa.compute.field("kind") == "crossed")
+    assert set(crossed["engine"].to_pylist()) == {"decal"} and crossed["oracle"].null_count == 0
+    place = images.schema.get_field_index("oracle")
+    without = images.set_column(place, "oracle", pa.nulls(len(images), pa.float64()))
+    assert "crossed" not in plan_pairs(without).described["kind"].to_pylist()
+    engine = pa.compute.replace_substring(images["engine"], "decal", "decal-control")
+    controls = images.set_column(images.schema.get_field_index("engine"), "engine", engine)
+    assert "crossed" not in plan_pairs(controls).described["kind"].to_pylist()
 
 
 def test_records_meet_the_contract_and_do_not_depend_on_the_order_of_the_images():

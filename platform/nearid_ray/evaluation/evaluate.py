@@ -24,10 +24,12 @@ from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import embedding_matrix
+from nearid_ray.evaluation.glitch import glitch_measures
 from nearid_ray.evaluation.measures import MEASURES_FILE, Measure, read_measures, write_measures
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, PairPlan, plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
 from nearid_ray.evaluation.summary import (
+    PART_LEVEL,
     MetricsRow,
     engine_groups,
     metrics_rows,
@@ -40,6 +42,8 @@ from nearid_ray.settings import build, dump_json, to_dict
 from schemas import MARGINS, SIMILARITIES, SPLITS
 
 METRICS_FILE = "metrics.json"
+RECORDS_VERSION = 2
+"""Raised when records hold more than before, so that those of earlier versions are made anew. 2: crossed pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,16 +152,18 @@ class _Planned:
 def measure(similarities: pa.Table, margins: pa.Table, settings: EvaluateSettings) -> Evaluation:
     """The metrics table of eval records."""
     groups = engine_groups(similarities, settings.train_engines)
-    rows = metrics_rows(
-        similarities,
-        margins,
-        groups,
-        baseline=settings.baseline,
-        resamples=settings.resamples,
-        seed=settings.evaluation_seed,
-        confidence=settings.confidence,
-    )
-    return Evaluation(rows=rows, measures=row_measures(rows, groups, settings.baseline), groups=groups)
+    drawing: dict[str, Any] = {
+        "resamples": settings.resamples,
+        "seed": settings.evaluation_seed,
+        "confidence": settings.confidence,
+    }
+    rows = metrics_rows(similarities, margins, groups, baseline=settings.baseline, **drawing)
+    graded = {name: groups[name] for name in (PART_LEVEL,) if name in groups}
+    found = [
+        *row_measures(rows, groups, settings.baseline),
+        *glitch_measures(similarities, graded, baseline=settings.baseline, drawing=drawing),
+    ]
+    return Evaluation(rows=rows, measures=found, groups=groups)
 
 
 def measure_records(folder: Location) -> Evaluation:
@@ -189,6 +195,7 @@ def evaluate(
         UsageError: a dataset is unfinished, or there is nothing of the split or of a scorer.
     """
     content: dict[str, Any] = {
+        "records": RECORDS_VERSION,
         "evaluation": to_dict(settings),
         "scorers": sorted(scorers) if scorers is not None else None,
         "embeddings": [_fingerprint(dataset) for dataset in embeddings],

@@ -22,6 +22,8 @@ from nearid_ray.evaluation.margins import MEASURED_APART, margins
 
 SIMILARITIES = ("s_12", "s_11p", "s_12p", "s_22p", "s_21p")
 ORACLES = ("oracle_1", "oracle_2")
+SAMPLE = ("identity_id", "engine", "view_index", "other_view_index")
+"""Columns that name a sample, where they are there."""
 
 
 def statistics(scores: Any) -> dict[str, Statistic]:
@@ -41,12 +43,13 @@ def statistics(scores: Any) -> dict[str, Statistic]:
         if len(values) > 1:
             raise UsageError(f"scores hold {len(values)} values of {name} ({', '.join(values[:5])}); filter one")
     if "identity_id" in columns:
-        refuse_doubles({"identity_id": columns["identity_id"]}, "scores")
+        refuse_doubles({name: columns[name] for name in SAMPLE if name in columns}, "scores")
         identity = names(columns["identity_id"])
     else:
         identity = np.array([f"{n:09d}" for n in range(len(number["s_12"]))], dtype=str)
+    engine = names(columns["engine"]) if "engine" in columns else np.zeros(len(identity), "U1")
     margin_N2 = margins(number["s_12"][:, None], np.stack([number["s_11p"], number["s_22p"]], axis=1))
-    counts = count_trials(margin_N2.reshape(-1), np.repeat(identity, 2))
+    counts = count_trials(margin_N2.reshape(-1), np.repeat(identity, 2), np.repeat(engine, 2))
     m_o, m_o_pair = oracle_statistics(
         np.stack([number["s_11p"], number["s_22p"]], axis=1),
         np.stack([number["s_12p"], number["s_21p"]], axis=1),
@@ -59,11 +62,16 @@ def statistics(scores: Any) -> dict[str, Statistic]:
 def summarize(scores: Any, *, resamples: int = 0, seed: int = 0, confidence: float = CONFIDENCE) -> dict[str, float]:
     """MTG's measures of one scorer: m_o, m_o_pair, ssr, pa (rates as fractions) and what they rest on.
 
+    An identity with three views gives a sample for each two of them. With columns that say so (identity_id, engine,
+    view_index, other_view_index) its samples are drawn together, and its unit in SSR is the identity and engine: all
+    its margins must succeed.
+
     Args:
         scores: a DataFrame or an Arrow table, one row a sample, with columns s_12, s_11p, s_12p, s_22p, s_21p
-            (s_12p: similarity of view 1 and distractor 2'), oracle_1, oracle_2. A column identity_id, where there is
-            one, must not hold a sample twice.
-        resamples: of samples, for intervals under <name>_low and <name>_high; 0 = none, 1000 is usual.
+            (s_12p: similarity of view 1 and distractor 2'), oracle_1, oracle_2. Where columns name the sample
+            (identity_id, also engine, view_index, other_view_index), none may stand twice.
+        resamples: of identities (or samples, where they have no identity_id), for intervals under <name>_low and
+            <name>_high; 0 = none, 1000 is usual.
         seed, confidence: of these intervals.
 
     Returns:

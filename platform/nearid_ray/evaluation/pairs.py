@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nearid_ray.errors import UsageError
+from nearid_ray.evaluation.control import without_controls
 from nearid_ray.identifiers import seed_of, stable_hash
 
 IMAGE_COLUMNS = ("image_id", "role", "identity_id", "view_index", "engine", "category", "split", "oracle")
@@ -38,7 +39,10 @@ class PairPlan:
 
 
 def plan_pairs(images: pa.Table, *, random_views: int = 0, seed: int = 0) -> PairPlan:
-    """All pairs (view i, view j) with i < j, (view i, distractor of view i), and random pairs of views.
+    """All pairs (view i, view j) with i < j, (view i, distractor of view i), random pairs of views, and crossed pairs.
+
+    Crossed are (view i, distractor of view j) with i != j: Mind-the-Glitch compares them with the oracle, so they are
+    planned for engines of which a distractor has one.
 
     The plan depends on the images and the seed, not on the order of the rows. A distractor whose view is not among
     the images gives no pair.
@@ -60,6 +64,7 @@ def plan_pairs(images: pa.Table, *, random_views: int = 0, seed: int = 0) -> Pai
         ("positive", *_view_pairs(keys)),
         ("distractor", *_distractor_pairs(keys)),
         ("random", *_random_pairs(keys, random_views, seed)),
+        ("crossed", *_crossed_pairs(keys)),
     ]
     kinds = np.repeat([kind for kind, *_ in parts], [len(first) for _, first, _ in parts])
     first_P = np.concatenate([first for _, first, _ in parts])
@@ -76,6 +81,7 @@ class _Keys:
         index_N = images["view_index"].to_numpy(zero_copy_only=False).astype(np.int64)
         engines = images["engine"].to_numpy(zero_copy_only=False).astype(str)
         is_view_N = images["role"].to_numpy(zero_copy_only=False).astype(str) == "view"
+        with_oracle = without_controls(sorted(set(engines[np.asarray(images["oracle"].is_valid()) & ~is_view_N])))
         stride = int(index_N.max(initial=0)) + 1
         self.identity_names = names
         self.identity_N = identity_N.astype(np.int64)
@@ -85,6 +91,8 @@ class _Keys:
         order = np.lexsort((engines, self.place_N))
         self.view_rows = order[is_view_N[order]]
         self.distractor_rows = order[~is_view_N[order]]
+        self.graded_rows = self.distractor_rows[np.isin(engines[self.distractor_rows], with_oracle)]
+        """Distractors of engines with an oracle."""
         _refuse_doubles(identities, index_N, engines, self.view_rows, "view")
         _refuse_doubles(identities, index_N, engines, self.distractor_rows, "distractor")
 
@@ -124,6 +132,18 @@ def _distractor_pairs(keys: _Keys) -> tuple[IntArray, IntArray]:
     position = np.minimum(np.searchsorted(place_V, place_P), max(0, len(place_V) - 1))
     found = place_V[position] == place_P if len(place_V) else np.zeros(len(place_P), bool)
     return keys.view_rows[position[found]], keys.distractor_rows[found]
+
+
+def _crossed_pairs(keys: _Keys) -> tuple[IntArray, IntArray]:
+    rows, view_identity = keys.graded_rows, keys.identity_N[keys.view_rows]
+    start = np.searchsorted(view_identity, keys.identity_N[rows], side="left")
+    count = np.searchsorted(view_identity, keys.identity_N[rows], side="right") - start
+    # Each distractor as often as its identity has views, beside the first of them, the second ...
+    second = np.repeat(rows, count)
+    step = np.arange(len(second)) - np.repeat(np.cumsum(count) - count, count)
+    first = keys.view_rows[np.repeat(start, count) + step]
+    other = keys.place_N[first] != keys.place_N[second]
+    return first[other], second[other]
 
 
 def _random_pairs(keys: _Keys, random_views: int, seed: int) -> tuple[IntArray, IntArray]:

@@ -23,8 +23,11 @@ from nearid_ray.evaluation.control import without_controls
 from nearid_ray.evaluation.correlations import bootstrap_pearson
 from nearid_ray.evaluation.expected import expected_trials
 from nearid_ray.evaluation.margins import TrialCounts
-from nearid_ray.evaluation.measures import NEARID, Measure
+from nearid_ray.evaluation.measures import MTG, NEARID, Measure
 from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
+
+PART_LEVEL = "part-level"
+"""Group of the engines with an oracle."""
 
 NOTHING = Interval(value=math.nan, low=math.nan, high=math.nan)
 NO_GAIN = Difference(value=math.nan, low=math.nan, high=math.nan, share_above_zero=math.nan)
@@ -96,7 +99,7 @@ def engine_groups(similarities: pa.Table, train_engines: Sequence[str] = ()) -> 
         "train": [engine for engine in whole if engine in train_engines],
         "unseen": [engine for engine in whole if train_engines and engine not in train_engines],
         "object-level": whole,
-        "part-level": [engine for engine in engines if engine in part],
+        PART_LEVEL: [engine for engine in engines if engine in part],
         "all": engines,
     }
     kept: dict[str, list[str]] = {}
@@ -160,27 +163,31 @@ def metrics_rows(
 
 
 def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]], baseline: str) -> list[Measure]:
-    """The rates of the metrics table as measures of the nearid benchmark: engines that replace the whole object, and
-    the groups that hold no other engine. Engines with an oracle are another benchmark's, controls are no distractors.
+    """The metrics table as measures.
+
+    nearid: rates of engines that replace the whole object, and of groups that hold no other. mtg: ordering and the
+    correlation with the oracle of engines that have one (`glitch_measures` gives the rest). Controls are no
+    distractors and have no rates.
 
     Args:
         groups: as in `metrics_rows`; `part-level` names the engines with an oracle.
         baseline: the scorer that gains were measured against.
     """
-    part = set(groups.get("part-level", ()))
+    part = set(groups.get(PART_LEVEL, ()))
     found = []
     for row in rows:
         engines = list(groups.get(row.name, ())) if row.is_group else [row.name]
-        if not part.isdisjoint(engines) or len(without_controls(engines)) < len(engines):
+        mixed = not part.isdisjoint(engines) and not part.issuperset(engines)
+        if mixed or len(without_controls(engines)) < len(engines):
             continue
-        support = {"ssr": row.units, "ordering": row.comparisons, "ssr_gain": row.units}
-        for metric in ("ssr", "pa", "ssr_gain", "pa_gain", "ordering"):
-            gain = metric.endswith("_gain")
+        graded = not part.isdisjoint(engines)
+        support = {"ssr": row.units, "ssr_gain": row.units, "ordering": row.comparisons, "oracle_r": row.oracle_pairs}
+        for metric in ("ordering", "oracle_r") if graded else ("ssr", "pa", "ssr_gain", "pa_gain", "ordering"):
             if math.isnan(getattr(row, metric)) and metric not in ("ssr", "pa"):
                 continue
             found.append(
                 Measure(
-                    benchmark=NEARID,
+                    benchmark=MTG if graded else NEARID,
                     scorer=row.scorer,
                     condition=row.condition,
                     name=row.name,
@@ -191,7 +198,7 @@ def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]]
                     high=getattr(row, f"{metric}_high"),
                     support=support.get(metric, row.trials),
                     coverage=row.coverage,
-                    baseline=baseline if gain else "",
+                    baseline=baseline if metric.endswith("_gain") else "",
                 )
             )
     return found
