@@ -39,13 +39,20 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     The EXIF orientation is applied. Raises ValueError as `decode_rgb` does.
     """
-    image = _load(data, max_pixels)
-    if image.mode not in ("1", "L") and not image.mode.startswith(("I", "F")):
-        image = image.convert("RGBA")
-    values = np.asarray(image)
-    if values.ndim == 3:
-        values = values[..., :3].any(axis=2) & (values[..., 3] > 0)
-    return np.where(values != 0, np.uint8(255), np.uint8(0))
+    return _as_mask(_load(data, max_pixels))
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A Pillow picture's pixels as uint8 (H, W, 3), as `decode_rgb` gives those of its file.
+
+    Raises ValueError, with the reason, when it is broken or cut off, or in a floating-point format.
+    """
+    return np.array(_as_rgb(_upright(image)))
+
+
+def mask_of(image: Image.Image) -> np.ndarray:
+    """A Pillow picture as a mask, uint8 (H, W) of 0 and 255, as `decode_mask` gives that of its file."""
+    return _as_mask(_upright(image))
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -176,6 +183,10 @@ def _load(data: bytes, max_pixels: int) -> Image.Image:
         raise ValueError(
             f"the picture claims {image.width} x {image.height} pixels; expected at most {max_pixels:,} in all"
         )
+    return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return ImageOps.exif_transpose(image)
@@ -196,6 +207,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layered.size, (*_WHITE, 255))
         image = Image.alpha_composite(white, layered)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_mask(image: Image.Image) -> np.ndarray:
+    if image.mode not in ("1", "L") and not image.mode.startswith(("I", "F")):
+        image = image.convert("RGBA")
+    values = np.asarray(image)
+    if values.ndim == 3:
+        values = values[..., :3].any(axis=2) & (values[..., 3] > 0)
+    return np.where(values != 0, np.uint8(255), np.uint8(0))
 
 
 def _place(twice_centre: int, side: int, length: int) -> int:

@@ -130,7 +130,7 @@ def load(
     uri = source.uri if isinstance(source, Location) else source
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
-    with _here(source) as folder:
+    with local_copy(source) as folder:
         files = ModelFiles.find(folder, revision, what="release")
         config = files.json(CONFIG_FILE)
         kind = None if config is None else config.get("model_type")
@@ -297,8 +297,8 @@ def _upload(place: Location, contents: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def _here(source: str | Location) -> Iterator[str]:
-    """The release as a folder of this machine or a hub id; one on S3 is copied for the time of the block."""
+def local_copy(source: str | Location) -> Iterator[str]:
+    """A model as a folder of this machine or a hub id; one on S3 is copied for the time of the block."""
     if isinstance(source, str) and "://" not in source:
         yield source
         return
