@@ -1,7 +1,7 @@
 """Checkpoints of a list of runs: what is finished, and the group of runs under way.
 
 A Ray Train checkpoint is a folder. `finished-NNN.pt` holds a finished run, `current.pt` the states of the runs that are
-trained together at the moment. Nothing in them depends on the number of workers.
+trained together at the moment, `failed.pt` why others left. Nothing in them depends on the number of workers.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from nearid_ray.training.loop import check_resumable
 from nearid_ray.training.settings import TrainSettings
 from nearid_ray.training.state import load_state, save_state
 
-_CURRENT = "current.pt"
+_CURRENT, _FAILED = "current.pt", "failed.pt"
 
 States = dict[str, dict[str, Any]]
 """States (`HeadTraining.state`) by the name of the run."""
@@ -31,15 +31,21 @@ class Held:
     """What a checkpoint holds."""
 
     finished: States = field(default_factory=dict)
-    """Runs that are at their last step, without the optimiser."""
+    """Runs that are at their last step, or were stopped before, without the optimiser."""
     current: States = field(default_factory=dict)
     """Runs under way."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Runs that could not go on, and why."""
 
     def finish(self, states: States) -> None:
         """Runs have come to their end."""
         for name, state in states.items():
             self.finished[name] = {key: value for key, value in state.items() if key not in ("optimizer", "scaler")}
-        self.current = {}
+        self.current = {name: state for name, state in self.current.items() if name not in states}
+
+    def ended(self) -> set[str]:
+        """Names of the runs for which nothing is left to do."""
+        return {*self.finished, *self.failed}
 
 
 @contextmanager
@@ -50,6 +56,8 @@ def checkpoint_of(held: Held) -> Iterator[Checkpoint]:
             save_state(Path(folder, f"finished-{place:03}.pt"), {"name": name, "state": state})
         if held.current:
             save_state(Path(folder, _CURRENT), held.current)
+        if held.failed:
+            save_state(Path(folder, _FAILED), held.failed)
         yield Checkpoint.from_directory(folder)
 
 
@@ -68,8 +76,9 @@ def read_checkpoint(
         for path in sorted(Path(folder).glob("finished-*.pt")):
             entry = load_state(path)
             held.finished[entry["name"]] = entry["state"]
-        path = Path(folder, _CURRENT)
+        path, failed = Path(folder, _CURRENT), Path(folder, _FAILED)
         held.current = load_state(path) if path.exists() else {}
+        held.failed = load_state(failed) if failed.exists() else {}
     for name, state in {**held.finished, **held.current}.items():
         if name not in runs:
             raise UsageError(

@@ -7,8 +7,9 @@ of them. No random state exists: what a step does follows from the settings, the
 run that goes on from a saved state is therefore the run that was never interrupted, to the last bit on one process.
 """
 
+import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nearid_ray.data.plan import differences
@@ -27,68 +27,16 @@ from nearid_ray.training.checks import check_needs, not_finite
 from nearid_ray.training.history import HistoryRow
 from nearid_ray.training.items import item_table
 from nearid_ray.training.pool import Workers
+from nearid_ray.training.run import SMALLEST_SCALE, Run, copied
 from nearid_ray.training.selection import Samples, Selection, StepItems
 from nearid_ray.training.settings import TrainSettings, check_stackable
 from nearid_ray.training.stack import HeadStack
 from nearid_ray.training.step import StepBatch, backward_step, computing
 from nearid_ray.training.tokens import Ahead, Cache, ResidentTokens, TokenReader
-from nearid_ray.training.validation import Validation
+from nearid_ray.training.validation import NotFinite, Validation
 
 Rows = dict[str, HistoryRow]
 """What a step did to each head, by the name of its run."""
-
-
-@dataclass
-class _Run:
-    """One head of the stack and what belongs to it alone."""
-
-    name: str
-    settings: TrainSettings
-    head: AttentionPoolingHead
-    origin: dict[str, Any]
-    device: torch.device
-
-    def __post_init__(self) -> None:
-        self.objective = self.settings.make_objective()
-        self.history: list[HistoryRow] = []
-        self.best: dict[str, Any] | None = None
-        # Of 16-bit gradients small ones vanish; scaled they do not.
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, init_scale=_FIRST_SCALE, enabled=self.settings.precision == "fp16"
-        )
-
-    @cached_property
-    def optimizer(self) -> torch.optim.Optimizer:
-        # Made when training starts: whoever only checks settings is spared torch's slow import of its compiler.
-        return torch.optim.AdamW(
-            self.head.parameters(),
-            lr=self.settings.learning_rate,
-            betas=(self.settings.adam_beta1, self.settings.adam_beta2),
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-
-    def update(self, learning_rate: float) -> float:
-        """One step of the optimiser; the gradient's norm before it was clipped."""
-        self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.head.parameters(), self.settings.clip or float("inf")))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        if self.scaler.is_enabled() or np.isfinite(norm):
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
-
-    def keep_if_best(self, row: HistoryRow) -> None:
-        """The best head so far: highest SSR, then highest PA, then earliest. The untrained head does not compete."""
-        assert row.val_ssr is not None and row.val_pa is not None
-        if self.best is None or (row.val_ssr, row.val_pa) > (self.best["val_ssr"], self.best["val_pa"]):
-            self.best = {
-                "step": row.step,
-                "val_ssr": row.val_ssr,
-                "val_pa": row.val_pa,
-                "head": _copied(self.head.state_dict()),
-            }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +63,7 @@ class HeadTraining:
         device: torch.device | str = "cpu",
         micro_batch: int = 0,
         resident: bool = False,
+        tolerant: bool = False,
     ) -> None:
         """Prepares the runs; the heads are trained in place.
 
@@ -126,6 +75,7 @@ class HeadTraining:
             device: where the heads compute.
             micro_batch: pictures that are embedded at a time; 0 embeds a worker's whole part at once.
             resident: hold all training tokens on the device.
+            tolerant: a run whose loss or gradient is not finite leaves (`failed`), and the others go on.
 
         Raises:
             UsageError: head and tokens differ in width, the cache lacks what the settings ask for, or the settings do
@@ -154,18 +104,20 @@ class HeadTraining:
             if settings.evaluate_every
             else None
         )
-        self.runs: dict[str, _Run] = {}
+        self.runs: dict[str, Run] = {}
         for name, head in heads.items():
             origin = origin_of(cache, head)
-            self.runs[name] = _Run(name, runs[name], head.to(self.device).train(), origin, self.device)
+            self.runs[name] = Run(name, runs[name], head.to(self.device).train(), origin, self.device)
             runs[name].planned_steps(self.batches_per_epoch)
         self._oracle_M = _oracles(cache)
         check_needs({name: run.objective for name, run in self.runs.items()}, self.items, settings, self._oracle_M)
         self.step = 0
         self._micro_batch, self._resident = micro_batch, resident
-        self._stack = HeadStack([run.head for run in self.runs.values()])
+        self._tolerant = tolerant
+        self.failed: dict[str, str] = {}
+        """Why runs left that could not go on."""
         self.blank = any(getattr(run.objective, "reference", False) for run in self.runs.values())
-        self._model = DistributedDataParallel(self._stack) if self.workers.count > 1 else self._stack
+        self._stack_heads()
         self._epoch_batches: tuple[int, list[Samples]] = (-1, [])
 
     @cached_property
@@ -182,19 +134,37 @@ class HeadTraining:
     def run(self) -> Iterator[Rows]:
         """Train to the last step, yielding each step's rows. Every worker must go through all of it."""
         if self.step == 0 and not self._history() and self.validation:
-            yield self._kept(self._validated({name: HistoryRow(step=0, epoch=0.0) for name in self.runs}))
+            first = self._validated({name: HistoryRow(step=0, epoch=0.0) for name in self.runs})
+            if first:
+                yield self._kept(first)
         ahead = Ahead(self._read, self.steps)
         try:
-            while self.step < self.steps:
+            while self.step < self.steps and self.runs:
                 rows = self._advance(ahead)
                 last = self.step == self.steps
-                if self.validation and (last or self.step % self.settings.evaluate_every == 0):
+                if rows and self.validation and (last or self.step % self.settings.evaluate_every == 0):
                     rows = self._validated(rows)
                     for name, row in rows.items():
                         self.runs[name].keep_if_best(row)
-                yield self._kept(rows)
+                if rows:
+                    yield self._kept(rows)
         finally:
             ahead.close()
+
+    def leave(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Take runs out of the stack after a step; nothing is computed for them any more, the others do not notice.
+
+        Every worker must call it, with the same names.
+
+        Returns:
+            The states of the runs that left, see `state`.
+        """
+        left = self.state(names)
+        for name in left:
+            del self.runs[name]
+        if left and self.runs:
+            self._stack_heads()
+        return left
 
     @property
     def checkpoint_due(self) -> bool:
@@ -202,20 +172,21 @@ class HeadTraining:
         every = self.settings.checkpoint_every
         return self.step == self.steps or bool(every and self.step and self.step % every == 0)
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        """All that is needed to go on, for each run: tensors and plain values, on the CPU."""
+    def state(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """All that is needed to go on, for each run (of these names): tensors and plain values, on the CPU."""
         return {
             name: {
                 "step": self.step,
                 "origin": run.origin,
                 "settings": run.settings.resolved(),
-                "head": _copied(run.head.state_dict()),
-                "optimizer": _copied(run.optimizer.state_dict()),
+                "head": copied(run.head.state_dict()),
+                "optimizer": copied(run.optimizer.state_dict()),
                 "scaler": run.scaler.state_dict(),
                 "best": run.best,
                 "history": [asdict(row) for row in run.history],
             }
             for name, run in self.runs.items()
+            if names is None or name in names
         }
 
     def restore(self, state: Mapping[str, dict[str, Any]]) -> None:
@@ -244,7 +215,7 @@ class HeadTraining:
         for run in self.runs.values():
             run.optimizer.zero_grad(set_to_none=True)
         values = backward_step(
-            self._model,
+            self._model or self._stack,
             read.batch,
             [run.objective for run in self.runs.values()],
             self.workers,
@@ -277,19 +248,33 @@ class HeadTraining:
         }
 
     def _check_finite(self, read: _Read, losses: Mapping[str, float], norms: Mapping[str, float]) -> None:
+        """Raises FloatingPointError where a loss or gradient is not finite; or lets such runs leave, if tolerant."""
+        wrong: dict[str, str] = {}
         for name, run in self.runs.items():
-            overflowed = run.scaler.is_enabled() and run.scaler.get_scale() > _SMALLEST_SCALE
-            if np.isfinite(losses[name]) and (np.isfinite(norms[name]) or overflowed):
-                continue
-            bad = not_finite(self.cache.index, read.rows_N, read.batch.tokens_NTD[: len(read.rows_N)], self.workers)
-            said = (
-                f"the tokens of {bad} are not finite; embed them again"
-                if bad
-                else "all tokens are finite: the learning rate is too high, or the head it started from is broken"
-            )
-            raise FloatingPointError(
-                f"{name}, step {self.step}: loss {losses[name]}, gradient norm {norms[name]}; {said}"
-            )
+            overflowed = run.scaler.is_enabled() and run.scaler.get_scale() > SMALLEST_SCALE
+            if not np.isfinite(losses[name]) or not (np.isfinite(norms[name]) or overflowed):
+                wrong[name] = f"{name}, step {self.step}: loss {losses[name]}, gradient norm {norms[name]}"
+        if not wrong:
+            return
+        bad = not_finite(self.cache.index, read.rows_N, read.batch.tokens_NTD[: len(read.rows_N)], self.workers)
+        if bad:
+            said = f"the tokens of {bad} are not finite; embed them again"
+            raise FloatingPointError(f"{next(iter(wrong.values()))}; {said}")
+        said = "all tokens are finite: the learning rate is too high, or the head it started from is broken"
+        self._fail({name: f"{text}; {said}" for name, text in wrong.items()})
+
+    def _fail(self, wrong: Mapping[str, str]) -> None:
+        if not self._tolerant:
+            raise FloatingPointError(next(iter(wrong.values())))
+        self.failed |= wrong
+        self.leave(wrong)
+
+    def _stack_heads(self) -> None:
+        self._stack = HeadStack([run.head for run in self.runs.values()])
+        self._model: DistributedDataParallel | None = None
+        if self.workers.count > 1:
+            gc.collect()  # a former wrapper takes its hooks off the parameters when it goes
+            self._model = DistributedDataParallel(self._stack)
 
     def _batches(self, epoch: int) -> list[Samples]:
         if self._epoch_batches[0] != epoch:
@@ -325,8 +310,16 @@ class HeadTraining:
     def _validated(self, rows: Rows) -> Rows:
         assert self.validation is not None
         started = time.perf_counter()
-        with computing(self.settings.precision, self.device):
-            counts = self.validation.measure(self._stack, self._validation_reader, self.workers)
+        try:
+            with computing(self.settings.precision, self.device):
+                counts = self.validation.measure(self._stack, self._validation_reader, self.workers)
+        except NotFinite as error:
+            if not self._tolerant:
+                raise
+            names = list(self.runs)
+            self._fail({names[place]: f"{names[place]}, step {self.step}: {error}" for place in error.heads})
+            left = {name: row for name, row in rows.items() if name in self.runs}
+            return self._validated(left) if left else {}
         seconds = time.perf_counter() - started
         return {
             name: replace(row, val_ssr=count.ssr(), val_pa=count.pa(), val_s=seconds)
@@ -340,13 +333,6 @@ class HeadTraining:
 
     def _history(self) -> list[HistoryRow]:
         return next(iter(self.runs.values())).history
-
-
-_FIRST_SCALE = 2.0**10
-"""Loss scale of the first steps; torch's 2**16 overflows, which leaves out the steps until it has come down."""
-
-_SMALLEST_SCALE = 2.0**-10
-"""Gradients that overflow even with this loss scale are not a matter of scale."""
 
 
 def check_resumable(state: Mapping[str, Any], settings: TrainSettings, origin: Mapping[str, Any]) -> None:
@@ -381,14 +367,3 @@ def _oracles(cache: Cache) -> np.ndarray:
 
 def _device_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-
-
-def _copied(value: Any) -> Any:
-    """A copy on the CPU that further training does not change."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_copied(entry) for entry in value]
-    return value

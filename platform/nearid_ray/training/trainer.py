@@ -25,12 +25,13 @@ from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.training.checkpoints import Held, checkpoint_of, last_checkpoint, read_checkpoint
 from nearid_ray.training.following import ROWS, OnRows, following, rows_text
 from nearid_ray.training.history import HistoryRow
-from nearid_ray.training.loop import HeadTraining
+from nearid_ray.training.loop import HeadTraining, Rows
 from nearid_ray.training.outputs import TrainedHead
 from nearid_ray.training.pool import Workers
 from nearid_ray.training.session import LeanTrainer, ray_train_environment, session_is_private
 from nearid_ray.training.settings import TrainSettings, WorkerSettings, grouped
 from nearid_ray.training.sources import CachedTokens, TokenSource
+from nearid_ray.training.steering import Steering
 from nearid_ray.training.tokens import Cache
 
 OnRow = Callable[[str, HistoryRow, int], None]
@@ -66,6 +67,8 @@ def train_many(
     where: WorkerSettings | None = None,
     on_row: OnRow | None = print_progress,
     on_rows: OnRows | None = None,
+    on_known: OnRows | None = None,
+    steering: Steering | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> dict[str, TrainedHead]:
     """Train a head for each settings in one group of Ray Train workers.
@@ -87,6 +90,9 @@ def train_many(
         on_row: called on the first worker with (run's name, row, number of steps) after every step.
         on_rows: called on the driver, while training goes on, with (run's name, its rows since the last call); rows
             that an earlier call has trained are not among them.
+        on_known: called on the driver before training with (run's name, the rows that an earlier call has trained).
+        steering: hears of validations and may let runs leave before their last step; they are returned as they are
+            then. Runs that come to numbers that are not finite leave too, and are not returned.
         callbacks: for Ray Train's RunConfig, such as Tune's TuneReportCallback.
 
     Raises:
@@ -106,7 +112,12 @@ def train_many(
     head = initial_head(cache, init)
     origins = check_runs(runs, cache, head, where)
     held = read_checkpoint(last_checkpoint(f"{path}/{name}", filesystem), runs, origins)
-    if len(held.finished) < len(runs):
+    for name_of_run, state in {**held.finished, **held.current}.items():
+        if on_known is not None:
+            on_known(name_of_run, [HistoryRow.saved(row) for row in state["history"]])
+    if steering is not None and held.failed:
+        steering.failed(held.failed)
+    if len(held.ended()) < len(runs):
         _check_cpus(where)
         gpu = where.gpu if where.gpu is not None else ray.cluster_resources().get("GPU", 0) >= where.workers
         config = {
@@ -116,6 +127,7 @@ def train_many(
             "head": head,
             "where": where,
             "on_row": on_row,
+            "steering": steering,
         }
         try:
             with following(on_rows) as followers, ray_train_environment():
@@ -148,7 +160,7 @@ def train_many(
             kind, message = problem
             raise (UsageError if kind == "usage" else FloatingPointError)(message)
         held = read_checkpoint(result.checkpoint, runs, origins)
-    return {run: TrainedHead.of(run, settings, held.finished[run]) for run, settings in runs.items()}
+    return {run: TrainedHead.of(run, runs[run], held.finished[run]) for run in runs if run in held.finished}
 
 
 def check_runs(
@@ -233,35 +245,65 @@ def _train_all(config: dict[str, Any]) -> None:
     cache = config["source"].open(str(device), where.threads)
     held = read_checkpoint(ray.train.get_checkpoint(), config["runs"], config["origins"])
     for group in grouped(config["runs"]):
-        if group.keys() <= held.finished.keys():
+        left = {name: settings for name, settings in group.items() if name not in held.ended()}
+        if not left:
             continue
         training = HeadTraining(
-            {name: deepcopy(config["head"]) for name in group},
+            {name: deepcopy(config["head"]) for name in left},
             cache,
-            group,
+            left,
             workers=workers,
             device=device,
             micro_batch=where.micro_batch,
             resident=where.resident,
+            tolerant=config["steering"] is not None,
         )
-        if group.keys() <= held.current.keys():
-            training.restore(held.current)
-        unsaid: list[tuple[str, dict[str, Any]]] = []
-        for rows in training.run():
-            unsaid += [(name, asdict(row)) for name, row in rows.items()]
-            if config["on_row"] is not None and workers.rank == 0:
-                for name, row in rows.items():
-                    config["on_row"](name, row, training.steps)
-            row = next(iter(rows.values()))
-            if not training.checkpoint_due and row.val_ssr is None:
-                continue
-            if training.checkpoint_due and training.step == training.steps:
-                held.finish(training.state())
-            elif training.checkpoint_due:
-                held.current = training.state()
+        if left.keys() <= held.current.keys():
+            training.restore({name: held.current[name] for name in left})
+        _train_group(training, held, config, workers)
+
+
+def _train_group(training: HeadTraining, held: Held, config: dict[str, Any], workers: Workers) -> None:
+    """Train runs to their end, reporting validations and checkpoints; `held` is brought up to date."""
+    unsaid: list[tuple[str, dict[str, Any]]] = []
+    for rows in training.run():
+        unsaid += [(name, asdict(row)) for name, row in rows.items()]
+        if config["on_row"] is not None and workers.rank == 0:
+            for name, row in rows.items():
+                config["on_row"](name, row, training.steps)
+        row = next(iter(rows.values()))
+        due = training.checkpoint_due
+        _steer(training, held, rows, config["steering"], workers)
+        if training.step == training.steps:
+            held.finish(training.state())
+        elif due and training.runs:
+            held.current = training.state()
+        if due or row.val_ssr is not None:
             said = {"step": row.step, "loss": row.loss, "val_ssr": row.val_ssr, "val_pa": row.val_pa}
-            _report(held if training.checkpoint_due else None, said | {ROWS: rows_text(unsaid)}, workers)
+            ended = not training.runs
+            _report(held if due or ended else None, said | {ROWS: rows_text(unsaid)}, workers)
             unsaid = []
+    if training.failed and not training.runs:  # the last ones left without a row
+        _steer(training, held, {}, config["steering"], workers)
+        _report(held, {"step": training.step, ROWS: rows_text(unsaid)}, workers)
+
+
+def _steer(training: HeadTraining, held: Held, rows: Rows, steering: Steering | None, workers: Workers) -> None:
+    """Let runs leave that are not to go on. Every worker must call it; the first one asks."""
+    if steering is None:
+        return
+    failed = {name: reason for name, reason in training.failed.items() if name not in held.failed}
+    if failed and workers.rank == 0:
+        steering.failed(failed)
+    held.failed |= failed
+    if not any(row.val_ssr is not None for row in rows.values()):
+        return
+    asked = steering.validated(rows, training.steps) if workers.rank == 0 else ()
+    leaving = workers.all_largest([int(name in asked) for name in training.runs], training.device)
+    if training.step < training.steps:
+        names = [name for name, leaves in zip(training.runs, leaving, strict=True) if leaves]
+        if names:
+            held.finish(training.leave(names))
 
 
 def _report(held: Held | None, said: dict[str, Any], workers: Workers) -> None:

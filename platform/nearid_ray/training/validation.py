@@ -23,6 +23,14 @@ _CHUNK_BYTES = 128 << 20
 """Tokens embedded at a time."""
 
 
+class NotFinite(FloatingPointError):
+    """Some heads' embeddings are not finite; `heads` are their places in the stack."""
+
+    def __init__(self, message: str, heads: Sequence[int]) -> None:
+        super().__init__(message)
+        self.heads = list(heads)
+
+
 class Validation:
     """Measures heads on the clean pictures of one split, by the engines that are trained on."""
 
@@ -48,14 +56,16 @@ class Validation:
         The pictures are shared out, so that no worker waits for another; every worker must call it.
 
         Raises:
-            FloatingPointError: an embedding is not finite.
+            NotFinite: an embedding is not finite.
         """
         embedding_ORD = self._embedded(stack, reader, workers).double().cpu().numpy()
         if not np.isfinite(embedding_ORD).all():
-            bad = self._rows_O[~np.isfinite(embedding_ORD).all(axis=(1, 2))]
-            raise FloatingPointError(
+            finite_OR = np.isfinite(embedding_ORD).all(axis=2)
+            bad = self._rows_O[~finite_OR.all(axis=1)]
+            raise NotFinite(
                 f"the head's embeddings of {len(bad)} validation items are not finite, e.g. of "
-                f"{item_name(self._index, int(bad[0]))}; their tokens are not finite, or the head is broken"
+                f"{item_name(self._index, int(bad[0]))}; their tokens are not finite, or the head is broken",
+                np.flatnonzero(~finite_OR.all(axis=0)).tolist(),
             )
         return [self._counted(embedding_ORD[:, head]) for head in range(embedding_ORD.shape[1])]
 
