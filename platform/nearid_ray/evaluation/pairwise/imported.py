@@ -1,0 +1,90 @@
+"""Code of the user's, named `module:name`: found on the driver, found again on the workers, and named by its source."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nearid_ray.errors import UsageError
+from nearid_ray.identifiers import content_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A function, or a class that is made once a worker, of the user's."""
+
+    spec: str
+    root: str
+    """Folder from which the module is imported."""
+    source: str
+    """Hash of the module's file, so that other code counts as another scorer."""
+    arguments: Mapping[str, str]
+
+    @classmethod
+    def find(cls, spec: str, what: str, arguments: Sequence[str] = ()) -> "Imported":
+        """That of `module:name`; the working directory counts as a place to import from.
+
+        Args:
+            what: names it in messages, e.g. "the extractor".
+            arguments: KEY=VALUE entries, passed on as keyword arguments (strings).
+
+        Raises:
+            UsageError: there is no such module or name, or it cannot be called.
+        """
+        module_name, _, name = spec.partition(":")
+        if not module_name or not name.isidentifier():
+            raise UsageError(f"{what} {spec!r}: expected module:function, e.g. my_metrics:compare")
+        given = {}
+        for entry in arguments:
+            key, equals, value = entry.partition("=")
+            if not equals or not key.isidentifier() or key in given:
+                raise UsageError(f"arguments has the entry {entry!r}; expected KEY=VALUE, each key once")
+            given[key] = value
+        here = str(Path.cwd())
+        module = _module(module_name, here, f"{what} {spec}")
+        found = getattr(module, name, None)
+        if not callable(found):
+            why = "is not there" if found is None else "cannot be called"
+            raise UsageError(f"{what} {spec}: {name} {why} in {module.__file__}; expected a function or a class")
+        file = Path(module.__file__) if module.__file__ else None
+        depth = len(module_name.split(".")) + (file is not None and file.name == "__init__.py")
+        root = str(file.resolve().parents[depth - 1]) if file else here
+        return cls(spec=spec, root=root, source=content_hash(file.read_bytes()) if file else "", arguments=given)
+
+    def described(self) -> dict[str, Any]:
+        """What decides what it computes, as far as it can be seen from here."""
+        return {"code": self.spec, "source": self.source, "arguments": dict(self.arguments)}
+
+    def load(self, what: str, device: str) -> Callable[..., Any]:
+        """The function with its arguments; of a class an object, made with `device` as its first argument.
+
+        Raises:
+            UsageError: the module is not there on this machine, or the object cannot be made.
+        """
+        module_name, _, name = self.spec.partition(":")
+        found = getattr(_module(module_name, self.root, f"{what} {self.spec}"), name)
+        if not isinstance(found, type):
+            return partial(found, **self.arguments) if self.arguments else found
+        try:
+            return found(device, **self.arguments)
+        except UsageError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{what} {self.spec}: {name}({device!r}, ...) cannot be made: {said}") from error
+
+
+def _module(name: str, root: str, what: str) -> Any:
+    if root not in sys.path:
+        sys.path.append(root)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a module's own code may raise anything
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{what}: the module {name} cannot be imported ({said}); it must be installed, or lie in the working "
+            "directory, on every machine"
+        ) from error
