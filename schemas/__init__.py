@@ -8,6 +8,7 @@ from schemas.generated import ALIGNMENT, GENERATED, GENERATED_SIMILARITIES, RATI
 from schemas.judgements import JUDGED_GENERATED, JUDGEMENTS
 from schemas.rejected import REJECTED
 from schemas.retrieval import CLUSTERS, NEIGHBOURS
+from schemas.scores import SCORED_IMAGES, SCORES
 from schemas.tables import TABLES
 from schemas.tuples import MASK_SOURCES, TUPLES, VIEW
 from schemas.validation import Violation, validate
@@ -29,6 +30,8 @@ __all__ = [
     "REJECTED",
     "ROLES",
     "SCHEMA_VERSION",
+    "SCORED_IMAGES",
+    "SCORES",
     "SIMILARITIES",
     "SPLITS",
     "TABLES",

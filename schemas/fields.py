@@ -55,7 +55,8 @@ class Table:
     """One table of the contract.
 
     `key` names the columns that identify a row; `allowed` lists the values a column may take (`views.x` reaches into
-    the structs of the list `views`); `references` point to other tables.
+    the structs of the list `views`); `references` point to other tables. `further_columns`: whether a dataset may have
+    columns of its own besides.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Table:
     key: tuple[str, ...]
     allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     references: tuple[Reference, ...] = ()
+    further_columns: bool = False
 
     @property
     def schema(self) -> pa.Schema:

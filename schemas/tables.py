@@ -8,6 +8,7 @@ from schemas.generated import ALIGNMENT, GENERATED, GENERATED_SIMILARITIES, RATI
 from schemas.judgements import JUDGED_GENERATED, JUDGEMENTS
 from schemas.rejected import REJECTED
 from schemas.retrieval import CLUSTERS, NEIGHBOURS
+from schemas.scores import SCORED_IMAGES, SCORES
 from schemas.tuples import TUPLES
 
 TABLES: dict[str, Table] = {
@@ -22,6 +23,8 @@ TABLES: dict[str, Table] = {
         EMBEDDINGS,
         SIMILARITIES,
         MARGINS,
+        SCORED_IMAGES,
+        SCORES,
         JUDGEMENTS,
         JUDGED_GENERATED,
         GENERATED_SIMILARITIES,

@@ -107,11 +107,11 @@ def _batches(source: pads.Dataset, names: Iterable[str]) -> Iterator[pa.RecordBa
 
 
 def _schema_violations(schema: pa.Schema, table: Table, file: str) -> Iterator[Violation]:
-    for violation in _differences(schema, table.schema):
+    for violation in _differences(schema, table.schema, table.further_columns):
         yield Violation(violation.column, f"{violation.message} (in {file})") if file else violation
 
 
-def _differences(schema: pa.Schema, expected: pa.Schema) -> Iterator[Violation]:
+def _differences(schema: pa.Schema, expected: pa.Schema, further_columns: bool) -> Iterator[Violation]:
     version = (schema.metadata or {}).get(b"nearid_schema_version", b"").decode() or None
     if version != SCHEMA_VERSION:
         yield Violation("", f"schema version {version!r}, expected {SCHEMA_VERSION!r}")
@@ -124,7 +124,7 @@ def _differences(schema: pa.Schema, expected: pa.Schema) -> Iterator[Violation]:
         elif not _same_type(schema.field(places[0]).type, expected.field(name).type):
             yield Violation(name, f"type {schema.field(places[0]).type}, expected {expected.field(name).type}")
     for name in schema.names:
-        if name not in expected.names:
+        if name not in expected.names and not further_columns:
             yield Violation(name, "unknown column")
 
 

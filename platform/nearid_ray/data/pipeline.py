@@ -70,7 +70,8 @@ class ShardResult:
 class ShardTask(Protocol):
     """What a stage does with one shard. Objects are pickled to the workers before `setup`.
 
-    One work row gives one output row, in order; a row that fails becomes a row with `error`, it does not raise.
+    One work row gives one output row, in order; a row that fails becomes a row with `error`, it does not raise. Where
+    the work list has a column `rows`, a work row stands for so many output rows.
     """
 
     @property
@@ -114,6 +115,11 @@ class RunSummary:
         return self.rows > 0 and self.errors / self.rows > self.max_error_share
 
 
+def output_rows(work: pa.Table) -> int:
+    """How many rows the work rows become: one each, or as many as their column `rows` says."""
+    return (pc.sum(work["rows"]).as_py() or 0) if "rows" in work.column_names else work.num_rows
+
+
 def run_shard(task: ShardTask, output: Dataset, shard: str, work: pa.Table) -> pa.Table:
     """Make one shard without Ray: side files first, the Parquet file, which marks the shard as done, last."""
     return _write(output, shard, work, task.finish(work, task.compute(task.prepare(work))))
@@ -123,7 +129,7 @@ def run_plan(task: ShardTask, output: Dataset, plan: Plan, settings: RunSettings
     """Make the plan's pending shards on Ray Data and count what is there now. Needs a Ray session."""
     pending = shards_to_make(output, plan, settings)
     shards = [plan.members(shard) for shard in pending]
-    planned = sum(table.num_rows for table in shards)
+    planned = sum(map(output_rows, shards))
     began = time.monotonic()
     if shards:
         cluster.check_shared(output.location)
@@ -178,7 +184,7 @@ def _run_on_ray(
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []
     errors = 0
-    total = sum(table.num_rows for table in shards)
+    total = sum(map(output_rows, shards))
     with _Watchdog(title) as watchdog, tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record in batch.to_pylist():
@@ -243,8 +249,8 @@ def _shard_of(work: pa.Table) -> str:
 
 
 def _write(output: Dataset, shard: str, work: pa.Table, result: ShardResult) -> pa.Table:
-    if result.table.num_rows != work.num_rows:
-        raise RuntimeError(f"shard {shard}: {work.num_rows} rows in, {result.table.num_rows} rows out")
+    if result.table.num_rows != output_rows(work):
+        raise RuntimeError(f"shard {shard}: {output_rows(work)} rows planned, {result.table.num_rows} rows out")
     for path, data in result.files.items():
         output.location.child(path).write_bytes(data)
     output.shard(shard).write_bytes(parquet_bytes(result.table))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -59,7 +60,11 @@ def cut(work: pa.Table, rows_per_shard: int, generation: int, break_on: Sequence
     """
     if rows_per_shard < 1:
         raise UsageError(f"rows_per_shard is {rows_per_shard}; expected at least 1")
-    keys = list(zip(*(work[name].to_pylist() for name in break_on), strict=True)) if break_on else [()] * work.num_rows
+    if not break_on:  # without an object a row: work lists have millions
+        number_N = np.arange(work.num_rows) // rows_per_shard
+        named = [f"{generation:03d}-{number:06d}" for number in range(-(-work.num_rows // rows_per_shard))]
+        return work.append_column("shard", pa.array(named, pa.string()).take(pa.array(number_N)))
+    keys = list(zip(*(work[name].to_pylist() for name in break_on), strict=True))
     names, number, filled = [], -1, rows_per_shard
     for position in range(work.num_rows):
         if filled == rows_per_shard or (position and keys[position] != keys[position - 1]):
@@ -92,7 +97,7 @@ def make_plan(
     _check_content(output, table, content)
     earlier = output.plans()
     known = pa.concat_tables(earlier)["row_id"].unique() if earlier else pa.array([], pa.string())
-    new = work.filter(pc.invert(pc.is_in(ids, value_set=pa.array(known.to_pylist(), pa.string()))))
+    new = work.filter(pc.invert(pc.is_in(ids, value_set=pc.cast(known, pa.string()))))
     parts = list(earlier)
     if new.num_rows:
         planned = cut(new, rows_per_shard, len(earlier), break_on)
