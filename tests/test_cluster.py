@@ -1,6 +1,9 @@
 """What must hold before a job writes on a cluster."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from nearid_ray import cluster
 from nearid_ray.errors import UsageError
@@ -23,17 +26,59 @@ def test_the_session_of_a_job_is_the_one_that_is_there(ray_session):
     assert ray.is_initialized(), "a job ended a session that it did not start"
 
 
-def test_the_cluster_launchers_file_is_valid():
-    from pathlib import Path
+ROOT = Path(__file__).parents[1]
 
-    import yaml
+
+def read(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_cluster_launchers_file_is_valid():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = yaml.safe_load((Path(__file__).parents[1] / "cluster.yaml").read_text())
+    config = read("cluster.yaml")
     validate_config(prepare_config(config))
     broken = config | {"available_node_types": {}}
     with pytest.raises(Exception, match="head"):
         validate_config(prepare_config(broken))
+
+
+def test_the_launcher_has_a_head_without_work_and_workers_that_come_and_go():
+    kinds = read("cluster.yaml")["available_node_types"]
+    assert kinds["head"]["resources"] == {"CPU": 0}
+    assert kinds["gpu_spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in kinds["gpu_train"]["node_config"]
+    assert all(kinds[name]["min_workers"] == 0 < kinds[name]["max_workers"] for name in ("gpu_spot", "gpu_train"))
+
+
+def test_rays_own_reader_makes_the_launchers_cluster_of_the_kubernetes_manifest():
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    manifest = read("platform/deploy/raycluster.yaml")
+    manifest["metadata"]["namespace"] = "default"
+    kinds = _derive_autoscaling_config_from_ray_cr(manifest)["available_node_types"]
+    assert kinds["headgroup"]["resources"]["CPU"] == 0
+    launched = read("cluster.yaml")["available_node_types"]
+    for group, kind in (("gpu-spot", "gpu_spot"), ("gpu-train", "gpu_train")):
+        assert kinds[group]["resources"]["GPU"] == 1
+        assert kinds[group]["max_workers"] == launched[kind]["max_workers"]
+        (resource,) = launched[kind]["resources"]
+        assert kinds[group]["resources"][resource] == 1
+
+
+def test_manifest_image_and_pins_name_one_version_of_ray():
+    pinned = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray=="))
+    version = pinned.removeprefix("ray==")
+    assert read("platform/deploy/raycluster.yaml")["spec"]["rayVersion"] == version
+    assert f"rayproject/ray:{version}-py311" in (ROOT / "platform/deploy/Dockerfile").read_text()
+
+
+def test_the_runtime_environment_is_one_that_ray_accepts():
+    from ray.runtime_env import RuntimeEnv
+
+    given = read("jobs/runtime_env.yaml")
+    assert RuntimeEnv(**given)["env_vars"]["PYTHONUNBUFFERED"] == "1"
+    assert all(isinstance(value, str) for value in given["env_vars"].values())
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once(monkeypatch):

@@ -30,7 +30,7 @@ from nearid_ray.data.images import decode_mask, decode_rgb
 from nearid_ray.data.light import iterate
 from nearid_ray.data.masks import mask_quality
 from nearid_ray.data.perceptual import perceptual_hash
-from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.data.store import Dataset, read_rows, refuse_pickles
 from nearid_ray.identifiers import content_hash
 from schemas import TABLES
 
@@ -120,6 +120,7 @@ def _look(look: "Callable[[_Row], None]", row: "_Row") -> None:
 def _batches(place: Any) -> Iterator[pa.RecordBatch]:
     with place.filesystem.open_input_file(place.path) as stream:
         file = pq.ParquetFile(stream, page_checksum_verification=True)
+        refuse_pickles(file.schema_arrow, place.uri)
         yield from file.iter_batches(_ROWS_AT_ONCE)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nearid_ray.data.light import flat_columns, schema_of
 from nearid_ray.data.plan import differences
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, refuse_pickles
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash
 from schemas import TABLES
@@ -106,9 +106,9 @@ def _in_parts(dataset: Dataset, names: list[str]) -> Iterator[pa.Table]:
     for shard in dataset.shards():
         place = dataset.shard(shard)
         with place.filesystem.open_input_file(place.path) as stream:
-            for batch in pq.ParquetFile(stream, page_checksum_verification=True).iter_batches(
-                _ROWS_AT_ONCE, columns=names
-            ):
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            refuse_pickles(file.schema_arrow, place.uri)
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names):
                 yield pa.Table.from_batches([batch])
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nearid_ray.data.store import Dataset, Location
+from nearid_ray.data.store import Dataset, Location, parquet_file
 from nearid_ray.errors import UsageError
 from schemas import IMAGE
 
@@ -35,8 +34,8 @@ def flat_columns(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
 
 def schema_of(dataset: Dataset) -> pa.Schema:
     """The Arrow schema of the dataset's first shard."""
-    place = dataset.shard(dataset.shards()[0])
-    return pq.read_schema(place.path, filesystem=place.filesystem)
+    with parquet_file(dataset.shard(dataset.shards()[0])) as file:
+        return file.schema_arrow
 
 
 def parquet_paths(names: Sequence[str]) -> list[str]:
@@ -46,8 +45,8 @@ def parquet_paths(names: Sequence[str]) -> list[str]:
 
 def read_columns(place: Location, names: Sequence[str]) -> pa.Table:
     """Some columns of one shard; nothing else of it is read. Raises OSError or pyarrow's errors on a broken file."""
-    with place.filesystem.open_input_file(place.path) as stream:
-        return pq.ParquetFile(stream, page_checksum_verification=True).read(columns=parquet_paths(names))
+    with parquet_file(place) as file:
+        return file.read(columns=parquet_paths(names))
 
 
 def iterate(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:

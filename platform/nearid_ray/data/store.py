@@ -273,7 +273,9 @@ class Dataset:
     def arrow(self) -> pads.Dataset:
         """All finished shards as one pyarrow dataset."""
         paths = [self.shard(name).path for name in self.shards()]
-        return pads.dataset(paths, filesystem=self.location.filesystem, format=_CHECKED)
+        found = pads.dataset(paths, filesystem=self.location.filesystem, format=_CHECKED)
+        refuse_pickles(found.schema, self.location.uri)
+        return found
 
     def read(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """Rows of all finished shards in the order of the shards' names."""
@@ -306,17 +308,48 @@ def _reading(place: Location) -> Iterator[None]:
         ) from error
 
 
+_PICKLED = b"ray.data.arrow_pickled_object"
+"""Ray registers an Arrow type of this name whose values run whatever code their bytes name when they are looked at."""
+
+
+def refuse_pickles(schema: pa.Schema, uri: str) -> None:
+    """Raises UsageError where a column, or a part of one, holds pickled Python objects."""
+    if bad := [field.name for field in schema if _is_pickled(field)]:
+        raise UsageError(
+            f"{uri}: column {', '.join(bad)} holds pickled Python objects, which can run any code when they are read; "
+            "write it again with plain Arrow types"
+        )
+
+
+def _is_pickled(field: pa.Field) -> bool:
+    kind = field.type
+    if (field.metadata or {}).get(b"ARROW:extension:name") == _PICKLED:
+        return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name == _PICKLED.decode() or _is_pickled(pa.field("", kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return _is_pickled(pa.field("", kind.value_type))
+    return any(_is_pickled(kind.field(place)) for place in range(kind.num_fields))
+
+
+@contextlib.contextmanager
+def parquet_file(place: Location) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file whose pages are checked; UsageError where a column would run code."""
+    with _reading(place), place.filesystem.open_input_file(place.path) as stream:
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        refuse_pickles(file.schema_arrow, place.uri)
+        yield file
+
+
 def read_parquet(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
     """One Parquet file, whole."""
-    wanted = list(columns) if columns else None
-    with _reading(place):
-        return pq.read_table(place.path, filesystem=place.filesystem, columns=wanted, page_checksum_verification=True)
+    with parquet_file(place) as file:
+        return file.read(columns=list(columns) if columns else None)
 
 
 def read_rows(place: Location, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
     """The given rows of one Parquet file, in the given order; only their row groups are read."""
-    with _reading(place), place.filesystem.open_input_file(place.path) as stream:
-        file = pq.ParquetFile(stream, page_checksum_verification=True)
+    with parquet_file(place) as file:
         starts, groups, position = [0], [], 0
         for group in range(file.num_row_groups):
             starts.append(starts[-1] + file.metadata.row_group(group).num_rows)

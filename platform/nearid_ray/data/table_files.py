@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from nearid_ray.data import s3
 from nearid_ray.data.columns import has_picture
-from nearid_ray.data.store import Location
+from nearid_ray.data.store import Location, refuse_pickles
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.identifiers import content_hash, stable_hash
 
@@ -203,6 +203,7 @@ def _open_metadata(place: Location) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with s3.in_words(place.uri), place.filesystem.open_input_file(place.path) as stream:
             file = pq.ParquetFile(stream)
+            refuse_pickles(file.schema_arrow, place.uri)
             return file.metadata, file.schema_arrow
     except pa.ArrowInvalid as error:
         raise UsageError(f"{place.uri} is no whole Parquet file ({error}); copy or write it again") from error

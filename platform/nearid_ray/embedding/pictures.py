@@ -8,11 +8,10 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nearid_ray.data.images import decode_mask, decode_rgb
-from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.data.store import Dataset, parquet_file, read_rows
 from nearid_ray.embedding.augment import AugmentSettings, augment, draw_seed
 from nearid_ray.embedding.copies import Copies, name_of
 from nearid_ray.errors import UsageError
@@ -104,8 +103,7 @@ class MappedPictures:
         found = place.filesystem.get_file_info(place.path)
 
         def write(stream: BinaryIO) -> None:
-            with place.filesystem.open_input_file(place.path) as source:
-                file = pq.ParquetFile(source)
+            with parquet_file(place) as file:
                 prefix = "views.list.element." if kind == "tuples" else ""
                 columns = [f"{prefix}image", f"{prefix}mask"]
                 with pa.ipc.new_file(stream, file.read_row_group(0, columns=columns).schema) as writer:

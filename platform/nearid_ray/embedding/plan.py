@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, read_parquet
 from nearid_ray.embedding.augment import AugmentSettings
 from nearid_ray.embedding.shards import Stored
 from nearid_ray.errors import UsageError
@@ -283,9 +282,7 @@ def _problem(entry: dict[str, Any], view: _Picture | None) -> tuple[str, str] | 
 def _metadata(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """(shard, its rows without pictures), in the order of the shards."""
     for shard in dataset.shards():
-        place = dataset.shard(shard)
-        with place.filesystem.open_input_file(place.path) as stream:
-            yield shard, pq.ParquetFile(stream).read(columns=list(columns))
+        yield shard, read_parquet(dataset.shard(shard), columns)
 
 
 def _append(columns: dict[str, list[Any]], picture: _Picture, masked: bool, draw: int) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, read_parquet
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import seed_of, settings_digest, stable_hash
 from nearid_ray.synthesis.catalog import Recipe
@@ -62,9 +61,7 @@ class ViewPlace:
 def list_views(tuples: Dataset) -> Iterator[ViewPlace]:
     """Every view of a tuples dataset, without reading a picture."""
     for shard in tuples.shards():
-        place = tuples.shard(shard)
-        with place.filesystem.open_input_file(place.path) as stream:
-            identities = pq.ParquetFile(stream).read(columns=_PLAN_COLUMNS).to_pylist()
+        identities = read_parquet(tuples.shard(shard), _PLAN_COLUMNS).to_pylist()
         for row, identity in enumerate(identities):
             for index, view in enumerate(identity["views"]):
                 yield ViewPlace(
