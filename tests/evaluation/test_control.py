@@ -58,5 +58,5 @@ def test_no_group_of_distractors_holds_controls():
         "oracle": pa.array([None] * 3, pa.float64()),
     })  # fmt: skip
     groups = engine_groups(pairs, ["flux-fill-512"])
-    assert groups["object-level"] == ["flux-fill-512", "sdxl-512"]
+    assert groups["headline"] == ["flux-fill-512", "sdxl-512"]
     assert not any("sdxl-512-control" in members for members in groups.values())

@@ -177,7 +177,7 @@ def test_evaluation_writes_records_that_meet_the_contract_and_metrics_that_follo
     row = evaluation.row("trained", "redraw")
     assert (row.identities, row.trials) == (10, 10 * 6 - 2)
     assert evaluation.row("trained", "decal", "foreground").oracle_pairs == 30
-    assert evaluation.groups["train"] == ["redraw"] and evaluation.groups["part-level"] == ["decal"]
+    assert evaluation.groups["object-level"] == ["redraw"] and evaluation.groups["part-level"] == ["decal"]
     with pytest.raises(KeyError):
         evaluation.row("nobody", "redraw")
 

@@ -86,6 +86,34 @@ class TrialCounts:
         return TrialCounts(identities=tuple(identities), engines=self.engines, valid_IE=valid, success_IE=success)
 
 
+def units_of_both(first: TrialCounts, second: TrialCounts) -> tuple[TrialCounts, TrialCounts]:
+    """The counts of two scorers, each with the units alone that both could measure, on the same axes.
+
+    A difference of two scorers is taken on these, or one that was asked less would be compared on easier or harder
+    identities.
+
+    >>> one = count_trials([1.0, 1.0], ["a", "b"], ["x", "x"])
+    >>> two = count_trials([1.0, -1.0], ["b", "c"], ["x", "x"])
+    >>> [(counts.identities, counts.valid_IE.tolist()) for counts in units_of_both(one, two)]
+    [(('b',), [[1]]), (('b',), [[1]])]
+    """
+    engines = [engine for engine in first.engines if engine in second.engines]
+    identities = sorted(set(first.identities) & set(second.identities))
+    both = [counts.of_engines(engines).aligned(identities) for counts in (first, second)]
+    shared_IE = both[0].counted_IE & both[1].counted_IE
+    kept_I = np.asarray(shared_IE.any(axis=1))
+    first, second = (
+        TrialCounts(
+            identities=tuple(name for name, kept in zip(identities, kept_I, strict=True) if kept),
+            engines=tuple(engines),
+            valid_IE=(counts.valid_IE * shared_IE)[kept_I],
+            success_IE=(counts.success_IE * shared_IE)[kept_I],
+        )
+        for counts in both
+    )
+    return first, second
+
+
 def count_trials(margin_N: ArrayLike, identity_N: ArrayLike, engine_N: ArrayLike | None = None) -> TrialCounts:
     """Count valid and successful trials of each identity and engine.
 

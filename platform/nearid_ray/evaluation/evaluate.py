@@ -25,11 +25,11 @@ from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import embedding_matrix
 from nearid_ray.evaluation.glitch import glitch_measures
+from nearid_ray.evaluation.groups import PART_LEVEL
 from nearid_ray.evaluation.measures import MEASURES_FILE, Measure, read_measures, write_measures
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, PairPlan, plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
 from nearid_ray.evaluation.summary import (
-    PART_LEVEL,
     MetricsRow,
     engine_groups,
     metrics_rows,

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nearid_ray.evaluation.bootstrap import Interval, Statistic, difference, intervals
+from nearid_ray.evaluation.bootstrap import Interval, difference, intervals
 from nearid_ray.evaluation.expected import expected_trials
 from nearid_ray.evaluation.measures import MTG, Measure
-from nearid_ray.evaluation.oracle import statistics
+from nearid_ray.evaluation.oracle import SIMILARITIES, statistics
 
 METRICS = ("ssr", "pa", "m_o", "m_o_pair")
 
@@ -134,31 +134,32 @@ def glitch_measures(
             of_scorer = (pc.field("scorer") == scorer) & (pc.field("condition") == condition)
             scored[scorer] = samples.scores(similarities.filter(of_scorer))
         for name, members, is_group in parts:
-            measured = {scorer: statistics(_of_engines(scores, members)) for scorer, scores in scored.items()}
+            chosen = {scorer: _of_engines(scores, members) for scorer, scores in scored.items()}
             for scorer in scorers:
                 place = {"scorer": scorer, "condition": condition, "name": name, "is_group": is_group}
-                reference = measured.get(baseline) if scorer != baseline else None
-                support = _support(_of_engines(scored[scorer], members))
-                found += _measures(measured[scorer], reference, place, support, baseline, drawing)
+                reference = chosen.get(baseline) if scorer != baseline else None
+                found += _measures(chosen[scorer], reference, place, baseline, drawing)
     return found
 
 
 def _measures(
-    measured: Mapping[str, Statistic],
-    reference: Mapping[str, Statistic] | None,
+    scores: pa.Table,
+    reference: pa.Table | None,
     place: Mapping[str, Any],
-    support: Mapping[str, int],
     baseline: str,
     drawing: Mapping[str, Any],
 ) -> list[Measure]:
+    support = _support(scores)
+    measured = statistics(scores)
     values: dict[str, tuple[Interval, float, str]] = {}
     for name, one in intervals({name: measured[name] for name in METRICS}, **drawing).items():
         values[name] = one, one.coverage, ""
-    for name in METRICS if reference is not None else ():
-        assert reference is not None
-        gain = difference(reference[name], measured[name], **drawing)
-        if not math.isnan(gain.value):
-            values[f"{name}_gain"] = gain, min(reference[name].coverage, measured[name].coverage), baseline
+    if reference is not None:
+        first, second = (statistics(one) for one in _in_both(reference, scores))
+        for name in METRICS:
+            gain = difference(first[name], second[name], **drawing)
+            if not math.isnan(gain.value):
+                values[f"{name}_gain"] = gain, second[name].coverage, baseline
     return [
         Measure(
             benchmark=MTG,
@@ -173,6 +174,20 @@ def _measures(
         )
         for metric, (value, coverage, against) in values.items()
     ]
+
+
+def _in_both(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The scores of two scorers without the similarities that one of them lacks."""
+    gaps = {name: np.isnan(first[name].to_numpy()) | np.isnan(second[name].to_numpy()) for name in SIMILARITIES}
+    if not any(gap.any() for gap in gaps.values()):
+        return first, second
+    both = []
+    for table in (first, second):
+        for name, gap in gaps.items():
+            values = np.where(gap, np.nan, table[name].to_numpy())
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+        both.append(table)
+    return both[0], both[1]
 
 
 def _support(scores: pa.Table) -> dict[str, int]:

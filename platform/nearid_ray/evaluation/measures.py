@@ -15,15 +15,12 @@ from typing import Any
 
 from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
+from nearid_ray.evaluation.groups import HEADLINES
 
 MEASURES_FILE = "measures.csv"
 
 NEARID, MTG = "nearid", "mtg"
 """Benchmarks of an evaluation: whole objects replaced; a part changed, with an oracle (Mind-the-Glitch)."""
-
-HEADLINES = ("headline", "object-level", "part-level")
-"""Groups that can stand on top, the first that is there: the paper's fill configurations; every engine that replaces
-the whole object; every engine that changes a part."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,12 @@ from nearid_ray.evaluation.bootstrap import (
 )
 from nearid_ray.evaluation.control import without_controls
 from nearid_ray.evaluation.correlations import bootstrap_pearson
-from nearid_ray.evaluation.expected import expected_trials
+from nearid_ray.evaluation.counts import units_of_both
+from nearid_ray.evaluation.expected import expected_trials, share_of
+from nearid_ray.evaluation.groups import PART_LEVEL, benchmark_groups
 from nearid_ray.evaluation.margins import TrialCounts
 from nearid_ray.evaluation.measures import MTG, NEARID, Measure
 from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
-
-PART_LEVEL = "part-level"
-"""Group of the engines with an oracle."""
 
 NOTHING = Interval(value=math.nan, low=math.nan, high=math.nan)
 NO_GAIN = Difference(value=math.nan, low=math.nan, high=math.nan, share_above_zero=math.nan)
@@ -59,7 +58,7 @@ class MetricsRow:
     pa_low: float
     pa_high: float
     ssr_gain: float
-    """SSR minus the baseline scorer's, resampled in pairs; nan for the baseline itself."""
+    """SSR minus the baseline scorer's on the units both could measure, resampled in pairs; nan for the baseline."""
     ssr_gain_low: float
     ssr_gain_high: float
     ssr_gain_share: float
@@ -74,39 +73,27 @@ class MetricsRow:
     ordering_high: float
     comparisons: int
     """Comparisons that share was taken over."""
+    ordering_coverage: float
+    """Share of the comparisons there would be with every distractor made and every similarity measured."""
     oracle_r: float
     """Pearson's correlation of similarity(view, distractor) with the oracle, where engines have one."""
     oracle_r_low: float
     oracle_r_high: float
     oracle_pairs: int
     """Pairs that correlation was taken over."""
+    oracle_coverage: float
+    """Share of the pairs there would be with every distractor made, with an oracle, and measured."""
 
 
 def engine_groups(similarities: pa.Table, train_engines: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The groups that results are pooled over: name -> engines; empty groups are left out.
+    """The groups that results are pooled over (`groups.benchmark_groups`), from the engines in the records.
 
-    part-level: engines with an oracle (a part of the object changed). train, unseen: the others, by whether the head
-    was trained on them; without `train_engines` neither is known. object-level: train and unseen together, the
-    headline. all: every engine. Artefact controls are in none: they show the same object.
-
-    A group that another one already names in full is left out.
+    Engines with an oracle are part-level. Artefact controls are in no group: they show the same object.
     """
     distractors = similarities.filter(pc.field("kind") == "distractor")
-    engines = without_controls(sorted(set(distractors["engine"].to_pylist())))
-    part = set(distractors.filter(pc.is_valid(pc.field("oracle")))["engine"].to_pylist())
-    whole = [engine for engine in engines if engine not in part]
-    groups = {
-        "train": [engine for engine in whole if engine in train_engines],
-        "unseen": [engine for engine in whole if train_engines and engine not in train_engines],
-        "object-level": whole,
-        PART_LEVEL: [engine for engine in engines if engine in part],
-        "all": engines,
-    }
-    kept: dict[str, list[str]] = {}
-    for name, members in groups.items():
-        if members and members not in kept.values():
-            kept[name] = members
-    return kept
+    engines = without_controls(sorted(set(distractors["engine"].unique().to_pylist())))
+    part = distractors.filter(pc.is_valid(pc.field("oracle")))["engine"].unique().to_pylist()
+    return benchmark_groups(engines, part, train_engines)
 
 
 def metrics_rows(
@@ -139,26 +126,31 @@ def metrics_rows(
         ordering = ordering_counts(similarities, scorer, condition)
         of_scorer = (pc.field("scorer") == scorer) & (pc.field("condition") == condition)
         pairs = similarities.filter(of_scorer & own)
+        drawn = similarities.filter(of_scorer & (pc.field("kind") == "random"))["identity_id"]
         named = [(engine, [engine], False) for engine in trials.engines]
         for name, engines, is_group in [*named, *((name, list(members), True) for name, members in groups.items())]:
             counts = _part(trials, engines)
-            row = {"scorer": scorer, "condition": condition, "name": name, "is_group": is_group}
+            row: dict[str, Any] = {"scorer": scorer, "condition": condition, "name": name, "is_group": is_group}
             row |= {"identities": counts.identity_count(), "units": counts.support(), "trials": counts.trial_count()}
-            row |= {"expected": expected.of(engines), "coverage": expected.coverage(counts, engines)}
+            row |= {"expected": expected.trials(engines), "coverage": expected.coverage(counts, engines)}
             ssr, pa_ = bootstrap_rates(counts, **drawing)
             gains = (NO_GAIN, NO_GAIN)
-            if reference is not None and reference.support():
-                gains = bootstrap_difference(_part(reference, engines), counts, **drawing)
+            if reference is not None:
+                shared = units_of_both(_part(reference, engines), counts)
+                gains = bootstrap_difference(*shared, **drawing) if shared[0].support() else gains
             row |= {"ssr_gain_share": gains[0].share_above_zero, "pa_gain_share": gains[1].share_above_zero}
             compared = _part(ordering, engines)
             order = bootstrap_rates(compared, **drawing)[1]
             row["comparisons"] = compared.trial_count()
+            row["ordering_coverage"] = share_of(row["comparisons"], expected.comparisons(drawn, engines))
             mine = pairs.filter(pc.is_in(pairs["engine"], pa.array(engines, pa.string())))
             oracle = _oracle(mine, drawing)
+            row["oracle_pairs"] = len(mine) - mine["similarity"].null_count
+            row["oracle_coverage"] = share_of(row["oracle_pairs"], expected.views(engines)) if len(mine) else math.nan
             measures = {"ssr": ssr, "pa": pa_, "ssr_gain": gains[0], "pa_gain": gains[1]}
             for measure, interval in {**measures, "ordering": order, "oracle_r": oracle}.items():
                 row |= {measure: interval.value, f"{measure}_low": interval.low, f"{measure}_high": interval.high}
-            rows.append(MetricsRow(**row, oracle_pairs=len(mine) - mine["similarity"].null_count))
+            rows.append(MetricsRow(**row))
     return rows
 
 
@@ -182,6 +174,7 @@ def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]]
             continue
         graded = not part.isdisjoint(engines)
         support = {"ssr": row.units, "ssr_gain": row.units, "ordering": row.comparisons, "oracle_r": row.oracle_pairs}
+        coverage = {"ordering": row.ordering_coverage, "oracle_r": row.oracle_coverage}
         for metric in ("ordering", "oracle_r") if graded else ("ssr", "pa", "ssr_gain", "pa_gain", "ordering"):
             if math.isnan(getattr(row, metric)) and metric not in ("ssr", "pa"):
                 continue
@@ -197,7 +190,7 @@ def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]]
                     low=getattr(row, f"{metric}_low"),
                     high=getattr(row, f"{metric}_high"),
                     support=support.get(metric, row.trials),
-                    coverage=row.coverage,
+                    coverage=coverage.get(metric, row.coverage),
                     baseline=baseline if metric.endswith("_gain") else "",
                 )
             )
