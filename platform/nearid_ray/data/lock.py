@@ -145,6 +145,8 @@ class _Lock:
         self.place, self.owner = place, owner
         self._file = place.child(LOCK)
         self._wanted = False
+        self._letting_go = threading.Lock()
+        """A sign of life that is half written when the process ends would stay behind."""
 
     def take(self, break_lock: bool) -> None:
         if (there := self._read()) is not None:
@@ -171,13 +173,20 @@ class _Lock:
         return isinstance(there, Owner) and there.token == self.owner.token
 
     def beat(self) -> None:
-        """Show a sign of life."""
-        self._sign(self.owner).write_bytes(b"")
+        """Show a sign of life, unless the lock is let go."""
+        with self._letting_go:
+            if self._wanted:
+                self._sign(self.owner).write_bytes(b"")
 
     def release(self) -> None:
         """Remove what is this owner's; said, not raised, where the store does not let it."""
         if not self._wanted:
             return
+        with self._letting_go:
+            self._remove()
+            self._wanted = False
+
+    def _remove(self) -> None:
         try:
             self._sign(self.owner).delete()
             if self.is_mine():
