@@ -4,12 +4,14 @@ import logging
 import os
 import re
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,18 @@ from nearid_ray import __version__
 from nearid_ray.data.lock import machine_lock
 from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
+from nearid_ray.patience import PATIENCE_S, PatientCalls
 
 _OFF = "off"
 _SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql", "databricks")
 _ANSWER_S = 10.0
 """How long a tracking server may take to answer."""
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""MLflow's names of errors that pass; a connection that is refused or breaks is an INTERNAL_ERROR too."""
+_INTERRUPTED_S = 5.0
+"""How long the end of an interrupted job waits for a server that is away."""
+_CLIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's own client would hold up the job for minutes; the tracker tries again beside it."""
 _PARAM_LENGTH = 6000
 """MLflow's limit on the length of a parameter's value."""
 
@@ -40,10 +49,15 @@ class TrackingSettings:
 
 
 class Tracker:
-    """The job's MLflow run; every method is a no-op when tracking is off."""
+    """The job's MLflow run; every method is a no-op when tracking is off.
 
-    def __init__(self, client: Any = None, run_id: str = "", uri: str = "") -> None:
+    A server that goes away costs nothing: what is logged meanwhile is kept and sent when it is back. After some minutes
+    the job goes on without it.
+    """
+
+    def __init__(self, client: Any = None, run_id: str = "", uri: str = "", *, patience_s: float = PATIENCE_S) -> None:
         self._client, self.run_id, self.uri = client, run_id, uri
+        self._calls = PatientCalls(f"MLflow at {without_password(uri)}", is_outage, patience_s=patience_s)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings."""
@@ -53,7 +67,7 @@ class Tracker:
 
         entries = [Param(name, without_password(str(value))[:_PARAM_LENGTH]) for name, value in values.items()]
         for start in range(0, len(entries), 100):
-            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+            self._batch(params=entries[start : start + 100])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log numbers at one step."""
@@ -73,23 +87,66 @@ class Tracker:
             if name != "step" and isinstance(value, int | float)
         ]
         for start in range(0, len(entries), 1000):
-            self._client.log_batch(self.run_id, metrics=entries[start : start + 1000])
+            self._batch(metrics=entries[start : start + 1000])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Log tags."""
+        for name, value in values.items():
+            self._do(partial(self._set_tag, name, value))
+
+    def child(self, name: str) -> "Tracker":
+        """A run of its own below this one, for one trial of many; `end` it."""
+        if self._client is None:
+            return Tracker()
+        experiment = self._client.get_run(self.run_id).info.experiment_id
+        run = self._client.create_run(experiment, run_name=name, tags={"mlflow.parentRunId": self.run_id})
+        return Tracker(self._client, run.info.run_id, self.uri)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """End a child run: FINISHED, FAILED or KILLED."""
         if self._client is not None:
-            for name, value in values.items():
-                self._client.set_tag(self.run_id, name, value)
+            self._client.set_terminated(self.run_id, status)
 
     def text(self, text: str, name: str) -> None:
         """Log a text file."""
-        if self._client is not None:
-            self._client.log_text(self.run_id, text, name)
+        self._do(lambda: self._client.log_text(self.run_id, text, name))
 
     def file(self, path: str | Path, folder: str | None = None) -> None:
         """Log a local file."""
+        if self._client is None:
+            return
+        data = Path(path).read_bytes()  # the file may be gone when the server is back
+        self._do(lambda: self._log_file(Path(path).name, data, folder))
+
+    def end(self, status: str, *, wait_s: float | None = None) -> None:
+        """Give the run its last status; wait for what is kept for a server that is away, `wait_s` at the most."""
+        self._do(lambda: self._client.set_terminated(self.run_id, status))
+        self._calls.close(wait_s)
+
+    def _set_tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self.run_id, name, value)
+
+    def _batch(self, **entries: Any) -> None:
+        self._do(lambda: self._client.log_batch(self.run_id, **entries))
+
+    def _log_file(self, name: str, data: bytes, folder: str | None) -> None:
+        with tempfile.TemporaryDirectory() as held:
+            Path(held, name).write_bytes(data)
+            self._client.log_artifact(self.run_id, str(Path(held, name)), folder)
+
+    def _do(self, call: Callable[[], object]) -> None:
         if self._client is not None:
-            self._client.log_artifact(self.run_id, str(path), folder)
+            self._calls(call)
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether an exception of MLflow's client says that its server is away, rather than that it refuses."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _AWAY
+    return isinstance(error, RequestException | ConnectionError | TimeoutError)
 
 
 @contextmanager
@@ -109,12 +166,13 @@ def tracked(
     tracker.tags({"job": job, "output": output.uri, "nearid_ray": __version__, **code_version(), **_named(inputs)})
     if job_id := os.environ.get("RAY_JOB_SUBMISSION_ID"):
         tracker.tags({"ray_job": job_id})
-    status = "FAILED"
     try:
         yield tracker
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run.info.run_id, status)
+    except BaseException as error:
+        # Whoever interrupts a job does not wait for a server.
+        tracker.end("FAILED", wait_s=_INTERRUPTED_S if not isinstance(error, Exception) else None)
+        raise
+    tracker.end("FINISHED")
 
 
 def prepare_store(output: Location, tracking: TrackingSettings) -> None:
@@ -181,6 +239,8 @@ def _client(uri: str) -> Any:
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     elif uri.startswith(("http://", "https://")):
         _check_answers(uri)
+        for name, value in _CLIENT.items():
+            os.environ.setdefault(name, value)
     return MlflowClient(tracking_uri=uri)
 
 

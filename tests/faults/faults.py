@@ -1,0 +1,120 @@
+"""The faults of the matrix: what is done to a job in mid-work, at a point drawn by the cell's seed.
+
+A fault is a function of (world, cell, run): it waits for its point, strikes, and says what it hit.
+"""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.faults.jobs_under_test import JobUnderTest
+from tests.faults.world import Event, Run, World, kill
+
+WORK = ("shard", "prepare", "finish", "step")
+
+
+@dataclass
+class Struck:
+    """What a fault hit."""
+
+    what: str
+    lost: list[Event] = field(default_factory=list)
+    """Pieces of work that were in flight where it struck."""
+    node: str = ""
+    """The node to make whole again afterwards."""
+
+
+Fault = Callable[[World, JobUnderTest, Run, random.Random], Struck]
+
+
+def _point(world: World, job: JobUnderTest, run: Run, drawn: random.Random, *kinds: str) -> list[Event]:
+    """In mid-work: so many pieces have begun, and some are in flight."""
+    world.await_work(run, job.kind, drawn.randint(*job.strikes))
+    time.sleep(drawn.uniform(0, 0.5 * job.pace_s))
+    return world.await_work(run, job.kind, 0, *kinds)
+
+
+def kill_worker(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGKILL to a process at a piece of work: a task's worker where steps run apart, else one of the pool."""
+    kinds = ("prepare", "finish") if job.name in ("synthesize", "embed") else (job.kind,)
+    flying = _point(world, job, run, drawn, *kinds)
+    hit = drawn.choice(flying)
+    kill(hit.pid)
+    return Struck(f"the process at {hit.kind} {hit.name} on node {hit.node}", [e for e in flying if e.pid == hit.pid])
+
+
+def kill_actor(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGKILL to an actor: the model's where steps run apart; Train's controller; else one that serves Ray Data."""
+    flying = _point(world, job, run, drawn, job.kind)
+    if job.name in ("synthesize", "embed"):
+        hit = drawn.choice(flying)
+        kill(hit.pid)
+        return Struck(f"the model's actor at {hit.name}", [e for e in flying if e.pid == hit.pid])
+    names = ("TrainController",) if job.kind == "step" else ("_StatsActor", "_AutoscalingCoordinatorActor")
+    found = world.wait_for(run, lambda: world.actors(*names), f"one of {names}")
+    victim = drawn.choice(found)
+    title = " ".join(victim.cmdline()).strip()
+    victim.kill()
+    return Struck(f"the actor {title.removeprefix('ray::')[:40]}")
+
+
+def kill_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGKILL to all processes of a node that works and, where steps run apart, holds what was prepared."""
+    flying = _point(world, job, run, drawn, job.kind)
+    name = drawn.choice(sorted({event.node for event in flying}))
+    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    world.machine.kill(name)
+    return Struck(f"node {name}", lost, name)
+
+
+def kill_driver(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGKILL to the job's driver."""
+    _point(world, job, run, drawn, job.kind)
+    lost = world.in_flight(*WORK)
+    run.process.send_signal(signal.SIGKILL)
+    run.process.wait()
+    return Struck("the driver", lost)
+
+
+def cut_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """The network of a node that works goes away for good; its processes live on and cannot know."""
+    flying = _point(world, job, run, drawn, job.kind)
+    name = drawn.choice(sorted({event.node for event in flying}))
+    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    world.machine.cut(name)
+    how = "its link is down" if world.machine.spaces else "its processes are stopped"
+    return Struck(f"node {name}: {how}", lost, name)
+
+
+def terminate_driver(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGTERM to the job's driver, as a scheduler sends it."""
+    _point(world, job, run, drawn, job.kind)
+    run.process.send_signal(signal.SIGTERM)
+    return Struck("SIGTERM to the driver")
+
+
+def drain_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """The notice of a spot machine: the node is drained, and all its processes are killed some seconds later."""
+    flying = _point(world, job, run, drawn, job.kind)
+    name = drawn.choice(sorted({event.node for event in flying}))
+    notice_s = 15
+    world.machine.drain(name, notice_s)
+    time.sleep(notice_s)
+    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    world.machine.kill(name)
+    return Struck(f"node {name}, told {notice_s} s ahead", lost, name)
+
+
+def finish_early(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """Nothing."""
+    return Struck("nothing")
+
+
+def mlflow_away(server: "subprocess.Popen | None") -> None:
+    """End the server."""
+    if server is not None:
+        server.kill()
+        server.wait()
