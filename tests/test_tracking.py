@@ -148,7 +148,11 @@ def test_a_run_whose_server_has_gone_ends_without_an_error(no_server, capsys, mo
     tracker.params({"a": 1})
     tracker.metrics({"b": 2.0})
     tracker.text("c", "c.txt")
-    tracker.end("FINISHED")
+    child = tracker.child("trial")
+    child.metrics({"d": 3.0})
+    child.end()
+    tracker.end()
+    tracker.close()
     said = capsys.readouterr().err
     assert f"MLflow at {no_server} does not answer" in said
     assert "The job and its output are not affected" in said

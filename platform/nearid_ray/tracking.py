@@ -55,9 +55,17 @@ class Tracker:
     the job goes on without it.
     """
 
-    def __init__(self, client: Any = None, run_id: str = "", uri: str = "", *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        client: Any = None,
+        run_id: str = "",
+        uri: str = "",
+        *,
+        patience_s: float = PATIENCE_S,
+        calls: PatientCalls | None = None,
+    ) -> None:
         self._client, self.run_id, self.uri = client, run_id, uri
-        self._calls = PatientCalls(f"MLflow at {without_password(uri)}", is_outage, patience_s=patience_s)
+        self._calls = calls or PatientCalls(f"MLflow at {without_password(uri)}", is_outage, patience_s=patience_s)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings."""
@@ -95,17 +103,12 @@ class Tracker:
             self._do(partial(self._set_tag, name, value))
 
     def child(self, name: str) -> "Tracker":
-        """A run of its own below this one, for one trial of many; `end` it."""
+        """A run of its own below this one, for one trial of many; `end` it. Its id is "" while the server is away."""
         if self._client is None:
             return Tracker()
-        experiment = self._client.get_run(self.run_id).info.experiment_id
-        run = self._client.create_run(experiment, run_name=name, tags={"mlflow.parentRunId": self.run_id})
-        return Tracker(self._client, run.info.run_id, self.uri)
-
-    def end(self, status: str = "FINISHED") -> None:
-        """End a child run: FINISHED, FAILED or KILLED."""
-        if self._client is not None:
-            self._client.set_terminated(self.run_id, status)
+        child = Tracker(self._client, "", self.uri, calls=self._calls)
+        self._do(partial(self._create_child, child, name))
+        return child
 
     def text(self, text: str, name: str) -> None:
         """Log a text file."""
@@ -118,10 +121,18 @@ class Tracker:
         data = Path(path).read_bytes()  # the file may be gone when the server is back
         self._do(lambda: self._log_file(Path(path).name, data, folder))
 
-    def end(self, status: str, *, wait_s: float | None = None) -> None:
-        """Give the run its last status; wait for what is kept for a server that is away, `wait_s` at the most."""
+    def end(self, status: str = "FINISHED") -> None:
+        """Give the run its last status: FINISHED, FAILED or KILLED."""
         self._do(lambda: self._client.set_terminated(self.run_id, status))
+
+    def close(self, wait_s: float | None = None) -> None:
+        """Wait for what is kept for a server that is away, `wait_s` at the most."""
         self._calls.close(wait_s)
+
+    def _create_child(self, child: "Tracker", name: str) -> None:
+        experiment = self._client.get_run(self.run_id).info.experiment_id
+        run = self._client.create_run(experiment, run_name=name, tags={"mlflow.parentRunId": self.run_id})
+        child.run_id = run.info.run_id
 
     def _set_tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.run_id, name, value)
@@ -169,10 +180,11 @@ def tracked(
     try:
         yield tracker
     except BaseException as error:
-        # Whoever interrupts a job does not wait for a server.
-        tracker.end("FAILED", wait_s=_INTERRUPTED_S if not isinstance(error, Exception) else None)
+        tracker.end("FAILED")
+        tracker.close(None if isinstance(error, Exception) else _INTERRUPTED_S)
         raise
-    tracker.end("FINISHED")
+    tracker.end()
+    tracker.close()
 
 
 def prepare_store(output: Location, tracking: TrackingSettings) -> None:
