@@ -10,7 +10,9 @@ from PIL import Image
 
 from nearid_ray.evaluation.pairs import plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
-from nearid_ray.evaluation.summary import engine_groups, metrics_rows
+from nearid_ray.evaluation.summary import engine_groups, metrics_rows, row_measures
+from nearid_ray.reporting.figures.projection import projection_figure
+from nearid_ray.reporting.figures.sheets import qualitative_figure
 from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple, TrainingCurve
 
 ENGINES = {
@@ -76,8 +78,6 @@ def report_data() -> ReportData:
     )
     groups = engine_groups(table, ["toybox-redraw", "toybox-recolor"])
     rows = metrics_rows(table, margin_records(table), groups, resamples=30)
-    seven = np.flatnonzero([n in {f"toybox:{k:04d}" for k in range(7)} for n in images["identity_id"].to_pylist()])
-    few = images.take(pa.array(seven))
     curves = [
         TrainingCurve(
             name=scorer,
@@ -94,22 +94,35 @@ def report_data() -> ReportData:
         rows=rows,
         group_engines=groups,
         curves=curves,
-        projections=[
-            Projection(
-                scorer=scorer,
-                embedding_ND=embedding_NSD[seven, n],
-                identities=few["identity_id"].to_pylist(),
-                is_view=[role == "view" for role in few["role"].to_pylist()],
-            )
-            for n, scorer in enumerate(list(SCORERS)[:2])
-        ],
-        sheet=[_tuple(n) for n in range(3)],
+        measures=row_measures(rows, groups, "frozen"),
+        gaps=["engine toybox-decal has no distractor of 1 view(s) of 1 identity (toybox:0001)"],
+        figures=[projection_figure(projections(images, embedding_NSD)), qualitative_figure(sheet())],
         facts={"Identities": "40 (test)", "Time": "no time at all", "Code": "0.1.0"},
         commands=[
             "python jobs/evaluate.py --tokens runs/demo/tokens --heads runs/demo/train-alpha-0.5 --output runs/x"
         ],
         settings={"evaluate": {"split": "test", "resamples": 1000}, "train": {"alpha": 0.5}},
     )
+
+
+def projections(images: pa.Table, embedding_NSD: np.ndarray) -> list[Projection]:
+    """Seven identities as the first two scorers embed them."""
+    seven = np.flatnonzero([n in {f"toybox:{k:04d}" for k in range(7)} for n in images["identity_id"].to_pylist()])
+    few = images.take(pa.array(seven))
+    return [
+        Projection(
+            scorer=scorer,
+            embedding_ND=embedding_NSD[seven, n],
+            identities=few["identity_id"].to_pylist(),
+            is_view=[role == "view" for role in few["role"].to_pylist()],
+        )
+        for n, scorer in enumerate(list(SCORERS)[:2])
+    ]
+
+
+def sheet() -> list[SheetTuple]:
+    """Three tuples."""
+    return [_tuple(n) for n in range(3)]
 
 
 def _tuple(n: int) -> SheetTuple:

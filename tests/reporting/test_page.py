@@ -9,14 +9,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from nearid_ray.data.images import encode_png
 from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart
+from nearid_ray.reporting.figures.projection import kernel_pca, projection_figure
+from nearid_ray.reporting.figures.sheets import qualitative_figure
 from nearid_ray.reporting.markup import VOID_TAGS, data_uri
-from nearid_ray.reporting.model import ReportData, SheetPicture, SheetTuple
+from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple
 from nearid_ray.reporting.page import markdown_table, metrics_csv, page
-from nearid_ray.reporting.sections import kernel_pca
 from nearid_ray.reporting.style import STYLE
 from nearid_ray.reporting.svg import nice_ticks
+
+
+def picture(seed: int) -> bytes:
+    """A PNG of one colour."""
+    return encode_png(np.full((8, 8, 3), seed, np.uint8))
 
 
 class Tree(HTMLParser):
@@ -79,7 +86,7 @@ def test_every_figure_has_a_caption_and_every_picture_a_text(tree):
         if tag == "img":
             assert attributes["alt"].strip()
             assert "figure" in above
-        if tag == "svg":
+        if tag == "svg" and "svg" not in above:
             assert attributes["role"] == "img" and attributes["aria-label"].strip()
             assert "figure" in above
         if tag == "table":
@@ -107,7 +114,10 @@ def test_tables_scroll_in_their_box_and_nothing_has_a_width_wider_than_a_phone(t
 def test_every_text_is_escaped(report_data):
     evil = '<script>alert("x")</script>&\'"'
     row = dataclasses.replace(report_data.rows[0], scorer=evil, name=evil)
-    shown = SheetPicture(image=report_data.sheet[0].anchor.image, label=evil, similarities={evil: 0.5})
+    measure = dataclasses.replace(report_data.measures[0], scorer=evil, name=evil, benchmark=evil, metric=evil)
+    shown = SheetPicture(image=picture(0), label=evil, similarities={evil: 0.5})
+    item = SheetTuple(identity_id=evil, category=evil, anchor=shown, positives=[shown], distractors=[shown])
+    points = Projection(scorer=evil, embedding_ND=np.eye(3), identities=[evil] * 3, is_view=[True, True, False])
     data = dataclasses.replace(
         report_data,
         title=evil,
@@ -116,11 +126,10 @@ def test_every_text_is_escaped(report_data):
         baseline=evil,
         group_engines={evil: [evil]},
         curves=[dataclasses.replace(report_data.curves[0], name=evil)],
-        projections=[
-            dataclasses.replace(p, scorer=evil, identities=[evil] * len(p.identities)) for p in report_data.projections
-        ],
-        sheet=[SheetTuple(identity_id=evil, category=evil, anchor=shown, positives=[shown], distractors=[shown])],
-        sheet_note=evil,
+        measures=[measure],
+        gaps=[evil],
+        figures=[projection_figure([points]), qualitative_figure([item], note=evil)],
+        not_drawn={evil: evil},
         facts={evil: evil},
         commands=[evil],
         settings={evil: {evil: evil}},
@@ -151,7 +160,7 @@ def test_csv_holds_every_row_and_every_number(report_data):
 
 
 def test_distractors_are_marked_won_or_lost_by_the_definition(report_data):
-    anchor = report_data.sheet[0].anchor
+    anchor = SheetPicture(image=picture(0), label="anchor")
 
     def shown(value):
         return SheetPicture(image=anchor.image, label="x", similarities={"frozen": value})
@@ -164,7 +173,7 @@ def test_distractors_are_marked_won_or_lost_by_the_definition(report_data):
             positives=[*map(shown, positives)],
             distractors=[shown(distractor)],
         )
-        text = page(dataclasses.replace(report_data, sheet=[item]))
+        text = page(dataclasses.replace(report_data, gaps=[], measures=[], figures=[qualitative_figure([item])]))
         return text.count('class="win"'), text.count('class="lose"')
 
     assert marks([0.9, 0.8], 0.7) == (1, 0)
@@ -217,7 +226,7 @@ def test_kernel_pca_keeps_the_distances_of_points_on_a_plane():
     np.testing.assert_allclose(distance, expected, atol=1e-9)
 
 
-def test_only_known_pictures_become_data_uris(report_data):
-    assert data_uri(report_data.sheet[0].anchor.image).startswith("data:image/png;base64,")
+def test_only_known_pictures_become_data_uris():
+    assert data_uri(picture(0)).startswith("data:image/png;base64,")
     with pytest.raises(ValueError, match="expected PNG, JPEG or WebP"):
         data_uri(b"<svg onload=alert(1)>")

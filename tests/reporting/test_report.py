@@ -12,7 +12,11 @@ from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, locate, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import EvaluateSettings, evaluate
-from nearid_ray.reporting.load import ReportInputs, ReportSettings, drawn_identities, load_report, read_curve, thumbnail
+from nearid_ray.reporting.figures.gather import qualitative_tuples
+from nearid_ray.reporting.figures.pictures import drawn_identities, thumbnail
+from nearid_ray.reporting.inputs import Opened, ReportInputs, read_curve
+from nearid_ray.reporting.load import load_report
+from nearid_ray.reporting.model import ReportSettings
 from nearid_ray.reporting.report import report, write_report
 from nearid_ray.settings import dump_json
 from nearid_ray.training.outputs import HISTORY
@@ -65,7 +69,12 @@ def folders(tmp_path_factory):
                     painted.append(filled(DISTRACTORS.schema, **shared, **row, verdict="accepted"))
                 for scorer in ("frozen", "trained"):
                     vector = random.normal(size=6)
-                    place = {"image_id": f"{n}-{v}-{e}", "role": role, "view_index": v, "engine": engine}
+                    place = {
+                        "image_id": f"{n}{v}{e}" if engine else f"{n}-{v}",
+                        "role": role,
+                        "view_index": v,
+                        "engine": engine,
+                    }
                     embeddings.append(
                         filled(
                             EMBEDDINGS.schema,
@@ -97,7 +106,9 @@ def inputs(root, **changes) -> ReportInputs:
 
 
 def test_the_report_is_filled_from_the_folders(folders):
-    data = load_report(inputs(folders), ReportSettings(sheet_tuples=3), facts={"Time": "1 s"}, commands=["make demo"])
+    data = load_report(
+        Opened(inputs(folders)), ReportSettings(sheet_tuples=3), facts={"Time": "1 s"}, commands=["make demo"]
+    )
     assert "Toy data" in data.statement[0]
     assert data.statement[-1] == "Views: toybox. Distractors painted by: decal, redraw."
     assert {row.scorer for row in data.rows} == {"frozen", "trained"}
@@ -105,19 +116,19 @@ def test_the_report_is_filled_from_the_folders(folders):
     assert data.curves[0].validation_ssr == [(0.0, 0.3), (2.0, 0.7)]
     assert data.curves[0].kept_step == 2 and data.settings["train trained"] == {"alpha": 0.5}
     assert data.facts["Last run, tuples"] == "3.2 s, 9 rows made"
-    assert [p.scorer for p in data.projections] == ["frozen", "trained"]
-    assert len(set(data.projections[0].identities)) == 7
-    assert len(data.projections[0].identities) == 7 * 9
-    assert sum(data.projections[0].is_view) == 7 * 3
+    (projection,) = (figure for figure in data.figures if figure.name == "figure5-projection")
+    assert [panel.caption for panel in projection.panels] == [
+        f"{scorer}: 21 views (discs) and 42 distractors (crosses) of 7 identities." for scorer in ("frozen", "trained")
+    ]
     assert data.facts["Time"] == "1 s" and data.facts["Identities"] == "9"
     assert data.settings["tuples"] == {"source": "toybox"} and data.settings["evaluation"]["resamples"] == 10
 
 
 def test_the_sheet_shows_each_picture_with_the_similarities_of_the_records(folders):
-    data = load_report(inputs(folders), ReportSettings(sheet_tuples=3))
-    assert len(data.sheet) == 3
+    sheet = qualitative_tuples(Opened(inputs(folders)), ReportSettings(sheet_tuples=3))
+    assert len(sheet) == 3
     records = Dataset(str(folders / "evaluation" / "similarities")).read().to_pylist()
-    for item in data.sheet:
+    for item in sheet:
         assert [p.label for p in item.positives] == ["view 1", "view 2"]
         assert [p.label for p in item.distractors] == ["redraw", "decal"]
         n = int(item.identity_id.partition(":")[2])
@@ -137,18 +148,26 @@ def test_the_sheet_shows_each_picture_with_the_similarities_of_the_records(folde
 
 
 def test_report_writes_the_page_and_its_numbers_and_the_same_bytes_twice(folders, tmp_path):
-    first = report(inputs(folders), locate(str(tmp_path / "a")))
-    second = report(inputs(folders), locate(str(tmp_path / "b")))
+    first = report(inputs(folders), locate(str(tmp_path / "a"))).page
+    second = report(inputs(folders), locate(str(tmp_path / "b"))).page
+    assert first is not None and second is not None
     assert first.read_bytes() == second.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "report.html", "table.md"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "figures",
+        "measures.csv",
+        "metrics.csv",
+        "report.html",
+        "table.md",
+    ]
     text = first.read_bytes().decode()
     assert str(folders) not in text
-    assert text.count("<img") == 8 * (3 + 2) + 1  # and the sheet of the engines
+    assert text.count("<img") == 8 * (3 + 2) + 4 * (3 + 1) + 1  # tuples; parts; the sheet of the engines
 
 
 def test_an_evaluation_alone_is_enough(folders, tmp_path):
     place = write_report(
-        load_report(ReportInputs(evaluation=str(folders / "evaluation")), ReportSettings()), locate(str(tmp_path))
+        load_report(Opened(ReportInputs(evaluation=str(folders / "evaluation"))), ReportSettings()),
+        locate(str(tmp_path)),
     )
     assert b"<img" not in place.read_bytes()
 
@@ -170,11 +189,11 @@ def test_large_pictures_become_small_ones_and_small_ones_stay():
 
 def test_folders_that_hold_something_else_are_refused_by_name(folders, tmp_path):
     with pytest.raises(UsageError, match=r"metrics\.json"):
-        load_report(inputs(folders, evaluation=str(tmp_path)), ReportSettings())
+        load_report(Opened(inputs(folders, evaluation=str(tmp_path))), ReportSettings())
     with pytest.raises(UsageError, match="expected a dataset of 'tuples'"):
-        load_report(inputs(folders, tuples=str(folders / "distractors")), ReportSettings())
+        load_report(Opened(inputs(folders, tuples=str(folders / "distractors"))), ReportSettings())
     with pytest.raises(UsageError, match="NAME=FOLDER"):
-        load_report(inputs(folders, train=("x",)), ReportSettings())
+        load_report(Opened(inputs(folders, train=("x",))), ReportSettings())
     with pytest.raises(UsageError, match=HISTORY):
         read_curve("a", locate(str(tmp_path)))
     with pytest.raises(ValueError, match="sheet_tuples"):

@@ -1,26 +1,24 @@
-"""Fill a report from what the jobs wrote: eval records, embeddings, tuples, distractors, training histories."""
+"""Fill a report from what the jobs wrote: eval records, measures, tuples, distractors, training histories."""
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-from PIL import Image
 
 from nearid_ray.data.engine_sheet import MOST_ROWS, engine_sheet
-from nearid_ray.data.images import decode_rgb, resize_rgb
-from nearid_ray.data.store import Dataset, Location, locate
-from nearid_ray.errors import UsageError
-from nearid_ray.evaluation.evaluate import embeddings_of, read_evaluation
-from nearid_ray.identifiers import stable_hash
-from nearid_ray.models.checkpoint import CARD_FILE
-from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple, TrainingCurve
-from nearid_ray.training.outputs import BEST, HISTORY
+from nearid_ray.data.store import Dataset
+from nearid_ray.evaluation.control import control_rates
+from nearid_ray.evaluation.expected import missing, warnings_of
+from nearid_ray.evaluation.measures import NEARID, Measure, find
+from nearid_ray.reporting.benchmarks import CONTROL
+from nearid_ray.reporting.figures.gather import sheet_identities
+from nearid_ray.reporting.figures.make import MadeFigures, draw_figures
+from nearid_ray.reporting.figures.pictures import jpeg
+from nearid_ray.reporting.inputs import Opened
+from nearid_ray.reporting.model import ReportData, ReportSettings
 
 TOY_DATA = (
     "Toy data. Every picture on this page was drawn by a program (toybox: simple objects of a dozen categories, 64 "
@@ -33,100 +31,53 @@ TOY_BACKBONE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportInputs:
-    """The folders a report is made of."""
-
-    evaluation: str
-    """Output of an evaluate job."""
-    tuples: str = ""
-    """Tuples dataset: gives the sheet its views. Empty leaves the sheet out."""
-    distractors: str = ""
-    """Distractors dataset of these tuples: gives the sheet its distractors."""
-    tokens: str = ""
-    """Token cache the evaluation read: says which backbone it was."""
-    train: tuple[str, ...] = ()
-    """NAME=FOLDER of each trained head to draw curves of: the folder with its history, by the name of its scorer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """What the page shows."""
-
-    title: str = "Near-identity embeddings"
-    """Heading of the page."""
-    statement: tuple[str, ...] = ()
-    """What the data is, one paragraph each; shown below what the data says of itself."""
-    headline_group: str = "object-level"
-    """Group of engines whose rates stand on top."""
-    projected_identities: int = 7
-    """Identities in the projection of embeddings; 0 leaves it out."""
-    sheet_tuples: int = 8
-    """Tuples on the sheet; 0 leaves it out."""
-    thumbnail_px: int = 192
-    """Larger pictures are brought to this width in pixels."""
-    report_seed: int = 0
-    """Chooses the identities of projection and sheet."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("projected_identities", 0), ("sheet_tuples", 0), ("thumbnail_px", 16)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-
-
 def load_report(
-    inputs: ReportInputs,
+    opened: Opened,
     settings: ReportSettings,
     *,
+    drawn: MadeFigures | None = None,
     facts: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
 ) -> ReportData:
     """Read all that the page shows.
 
     Args:
+        drawn: its figures, where they are drawn already.
         facts: further facts about the run, shown after those of the data.
         commands: commands that make the result.
 
     Raises:
-        UsageError: a folder does not hold what it should.
+        UsageError: a folder does not hold what it should, or belongs to another evaluation.
     """
-    folder = locate(inputs.evaluation)
-    evaluation = read_evaluation(folder)
-    similarities = Dataset.open(folder.child("similarities"), "similarities").read()
-    stored = Dataset(folder).read_json("metrics.json") or {}
-    asked = stored.get("settings", {})
-    tuples = Dataset.open(inputs.tuples, "tuples") if inputs.tuples else None
-    distractors = Dataset.open(inputs.distractors, "distractors") if inputs.distractors else None
-    backbone = _backbone(inputs.tokens)
-    engines = list(dict.fromkeys(engine for members in evaluation.groups.values() for engine in members))
-    curves = [read_curve(name, locate(place)) for name, place in _named(inputs.train).items()]
-    tokens = Dataset.open(inputs.tokens, "tokens_index") if inputs.tokens else None
-    stages = {"tuples": tuples, "distractors": distractors, "tokens": tokens}
-    found = {name: dataset for name, dataset in stages.items() if dataset is not None}
-    sheet = _sheet(tuples, distractors, similarities, engines, settings) if tuples else []
+    found = {"tuples": opened.tuples, "distractors": opened.distractors, "tokens": opened.tokens}
+    stages = {name: dataset for name, dataset in found.items() if dataset is not None}
+    drawn = drawn or draw_figures(opened, settings)
+    similarities, backbone = opened.similarities, opened.backbone
     return ReportData(
         title=settings.title,
         statement=[*data_statement(similarities, backbone), *settings.statement],
-        rows=evaluation.rows,
-        baseline=asked.get("baseline", "frozen"),
-        confidence=asked.get("confidence", 0.95),
+        rows=opened.evaluation.rows,
+        baseline=opened.baseline,
+        confidence=opened.asked.get("confidence", 0.95),
         headline_group=settings.headline_group,
-        group_engines=evaluation.groups,
-        curves=curves,
-        projections=_projections(folder, similarities, settings),
-        sheet=sheet,
-        engine_sheet=_engine_sheet(tuples, distractors, sheet) if tuples and distractors else b"",
-        engine_counts=verdict_counts(distractors) if distractors else {},
+        group_engines=opened.evaluation.groups,
+        measures=[*opened.measures, *control_measures(opened)],
+        gaps=warnings_of(similarities, missing(similarities)),
+        curves=opened.curves,
+        figures=drawn.figures,
+        not_drawn=drawn.missing,
+        engine_sheet=_engine_sheet(opened, settings),
+        engine_counts=verdict_counts(opened.distractors) if opened.distractors else {},
         facts={
             **_facts(similarities, backbone),
-            **_times({**found, "evaluation": Dataset(folder)}),
+            **_times({**stages, "evaluation": Dataset(opened.folder)}),
             **(facts or {}),
         },
         commands=commands,
         settings={
-            **{name: (dataset.settings() or {}).get("content", {}) for name, dataset in found.items()},
-            **{f"train {curve.name}": curve.settings for curve in curves if curve.settings},
-            "evaluation": asked,
+            **{name: (dataset.settings() or {}).get("content", {}) for name, dataset in stages.items()},
+            **{f"train {curve.name}": curve.settings for curve in opened.curves if curve.settings},
+            "evaluation": opened.asked,
         },
     )
 
@@ -144,49 +95,27 @@ def data_statement(similarities: pa.Table, backbone: str) -> list[str]:
     return [*statement, " ".join([*made, f"Backbone: {backbone}." if backbone else ""]).strip()]
 
 
-def read_curve(name: str, folder: Location) -> TrainingCurve:
-    """The history of a training run, and which step was kept.
-
-    Raises:
-        UsageError: the folder holds none.
-    """
-    place = folder.child(HISTORY)
-    if not place.exists():
-        raise UsageError(f"{folder.uri} holds no {HISTORY}; give the folder of one head that training wrote")
-    table = pyarrow.csv.read_csv(io.BytesIO(place.read_bytes()))
-    step = table["step"].to_pylist()
-    columns = {
-        column: [(float(x), float(y)) for x, y in zip(step, table[column].to_pylist(), strict=True) if y is not None]
-        for column in ("loss", "val_ssr")
-        if column in table.column_names
-    }
-    card = Dataset(folder.child(BEST)).read_json(CARD_FILE) or {}
-    return TrainingCurve(
-        name=name,
-        loss=columns.get("loss", []),
-        validation_ssr=columns.get("val_ssr", []),
-        kept_step=card.get("metrics", {}).get("step"),
-        settings=card.get("settings", {}),
-    )
+def control_measures(opened: Opened) -> list[Measure]:
+    """The artefact control's rates as measures, where the evaluation has controls and no such measures of its own."""
+    if find(opened.measures, metric=CONTROL):
+        return []
+    return [
+        Measure(
+            benchmark=NEARID, scorer=scorer, condition=condition, name=engine, is_group=False, metric=CONTROL,
+            value=rate.rate, low=math.nan, high=math.nan, support=rate.pairs, coverage=1.0, baseline="",
+        )
+        for (scorer, condition, engine), rate in control_rates(opened.similarities).items()
+    ]  # fmt: skip
 
 
-def drawn_identities(identities: Sequence[str], count: int, *, purpose: str, seed: int) -> list[str]:
-    """`count` of the identities, drawn by a hash: whoever runs it gets the same ones, and nobody chose them."""
-    return sorted(set(identities), key=lambda name: (stable_hash(purpose, seed, name), name))[:count]
-
-
-def _named(entries: Sequence[str]) -> dict[str, str]:
-    pairs = [entry.partition("=") for entry in entries]
-    if any(not (name and equals and place) for name, equals, place in pairs):
-        raise UsageError(f"train holds {list(entries)}; expected NAME=FOLDER entries")
-    return {name: place for name, _, place in pairs}
-
-
-def _backbone(tokens: str) -> str:
-    if not tokens:
-        return ""
-    made_by = Dataset.open(tokens, "tokens_index").read_json("backbone.json") or {}
-    return str(made_by.get("spec", ""))
+def verdict_counts(distractors: Dataset) -> dict[str, dict[str, int]]:
+    """Engine -> verdict -> distractors, engines in the order of the shards."""
+    rows = distractors.read(["engine", "verdict"])
+    counts: dict[str, dict[str, int]] = {}
+    for engine, verdict in zip(rows["engine"].to_pylist(), rows["verdict"].to_pylist(), strict=True):
+        own = counts.setdefault(engine, {})
+        own[verdict] = own.get(verdict, 0) + 1
+    return counts
 
 
 def _facts(similarities: pa.Table, backbone: str) -> dict[str, str]:
@@ -212,126 +141,12 @@ def _times(stages: Mapping[str, Dataset]) -> dict[str, str]:
     return times
 
 
-def _projections(folder: Location, similarities: pa.Table, settings: ReportSettings) -> list[Projection]:
-    place = folder.child("embeddings")
-    if not settings.projected_identities or not place.child("settings.json").exists():
-        return []
-    with_pairs = similarities.filter(pc.field("kind") == "positive")["identity_id"].unique().to_pylist()
-    chosen = drawn_identities(
-        with_pairs, settings.projected_identities, purpose="projection", seed=settings.report_seed
-    )
-    where = pc.field("identity_id").isin(chosen) & (pc.field("condition") == "full")
-    embeddings = Dataset.open(place, "embeddings").read(where=where)
-    projections = []
-    for scorer in similarities["scorer"].unique().to_pylist():
-        images, embedding_ND = embeddings_of(embeddings, scorer)
-        if len(images):
-            projections.append(
-                Projection(
-                    scorer=scorer,
-                    embedding_ND=embedding_ND,
-                    identities=images["identity_id"].to_pylist(),
-                    is_view=[role == "view" for role in images["role"].to_pylist()],
-                )
-            )
-    return projections
-
-
-def _sheet(
-    tuples: Dataset,
-    distractors: Dataset | None,
-    similarities: pa.Table,
-    engines: Sequence[str],
-    settings: ReportSettings,
-) -> list[SheetTuple]:
-    full = similarities.filter(pc.field("condition") == "full")
-    with_pairs = full.filter(pc.field("kind") == "positive")["identity_id"].unique().to_pylist()
-    chosen = drawn_identities(with_pairs, settings.sheet_tuples, purpose="sheet", seed=settings.report_seed)
-    of_chosen = pc.field("identity_id").isin(chosen)
-    rows = {row["identity_id"]: row for row in tuples.read(where=of_chosen).to_pylist()}
-    painted: list[dict] = []
-    if distractors is not None:
-        columns = ["identity_id", "view_index", "engine", "image", "oracle", "error"]
-        painted = distractors.read(columns, where=of_chosen).to_pylist()
-    scores = _Scores(full.filter(of_chosen))
-    sheet = []
-    for identity in chosen:
-        usable = {i: v for i, v in enumerate(rows[identity]["views"]) if not v["error"]} if identity in rows else {}
-        if len(usable) < 2:
-            continue
-        anchor = min(usable)
-        own = [p for p in painted if p["identity_id"] == identity and p["view_index"] == anchor and not p["error"]]
-        own = [p for p in own if p["engine"] in engines]
-        sheet.append(
-            SheetTuple(
-                identity_id=identity,
-                category=rows[identity]["category"],
-                anchor=_shown(usable[anchor], f"view {anchor}", {}, settings),
-                positives=[
-                    _shown(usable[other], f"view {other}", scores.positive(identity, anchor, other), settings)
-                    for other in sorted(usable)
-                    if other != anchor
-                ],
-                distractors=[
-                    _shown(p, p["engine"], scores.distractor(identity, anchor, p["engine"]), settings)
-                    for p in sorted(own, key=lambda p: engines.index(p["engine"]))
-                ],
-            )
-        )
-    return sheet
-
-
-def _engine_sheet(tuples: Dataset, distractors: Dataset, shown: Sequence[SheetTuple]) -> bytes:
+def _engine_sheet(opened: Opened, settings: ReportSettings) -> bytes:
     """A JPEG of what each engine made of the identities on the sheet of tuples; empty where there are none."""
-    painted = set(distractors.read(["identity_id"])["identity_id"].unique().to_pylist())
-    identities = [item.identity_id for item in shown if item.identity_id in painted][:MOST_ROWS]
-    return _jpeg(engine_sheet(tuples, distractors, identities)) if identities else b""
-
-
-def verdict_counts(distractors: Dataset) -> dict[str, dict[str, int]]:
-    """Engine -> verdict -> distractors, engines in the order of the shards."""
-    rows = distractors.read(["engine", "verdict"])
-    counts: dict[str, dict[str, int]] = {}
-    for engine, verdict in zip(rows["engine"].to_pylist(), rows["verdict"].to_pylist(), strict=True):
-        own = counts.setdefault(engine, {})
-        own[verdict] = own.get(verdict, 0) + 1
-    return counts
-
-
-class _Scores:
-    """Similarities by pair: {scorer: similarity}."""
-
-    def __init__(self, similarities: pa.Table) -> None:
-        self._found: dict[tuple, dict[str, float | None]] = {}
-        for row in similarities.filter(pc.field("kind") != "random").to_pylist():
-            key = (row["identity_id"], row["view_index"], row["other_view_index"], row["engine"])
-            self._found.setdefault(key, {})[row["scorer"]] = row["similarity"]
-
-    def positive(self, identity: str, first: int, second: int) -> dict[str, float | None]:
-        return self._found.get((identity, min(first, second), max(first, second), ""), {})
-
-    def distractor(self, identity: str, view: int, engine: str) -> dict[str, float | None]:
-        return self._found.get((identity, view, view, engine), {})
-
-
-def _shown(
-    row: Mapping, label: str, similarities: Mapping[str, float | None], settings: ReportSettings
-) -> SheetPicture:
-    data = thumbnail(row["image"]["bytes"], settings.thumbnail_px)
-    return SheetPicture(image=data, label=label, similarities=similarities, oracle=row.get("oracle"))
-
-
-def thumbnail(data: bytes, width_px: int) -> bytes:
-    """The picture as it is where it is small already, else as a JPEG of this width."""
-    image_HW3 = decode_rgb(data)
-    height, width = image_HW3.shape[:2]
-    if width <= width_px:
-        return data
-    small = resize_rgb(image_HW3, width_px, max(1, round(height * width_px / width)))
-    return _jpeg(small)
-
-
-def _jpeg(image_HW3: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image_HW3)).save(sink, "JPEG", quality=85)
-    return sink.getvalue()
+    if opened.tuples is None or opened.distractors is None or not settings.sheet_tuples:
+        return b""
+    shown = sheet_identities(opened, settings)
+    where = pc.field("identity_id").isin(shown)
+    painted = set(opened.distractors.read(["identity_id"], where=where)["identity_id"].unique().to_pylist())
+    identities = [name for name in shown if name in painted][:MOST_ROWS]
+    return jpeg(engine_sheet(opened.tuples, opened.distractors, identities)) if identities else b""

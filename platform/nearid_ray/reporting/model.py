@@ -8,7 +8,37 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nearid_ray.evaluation.measures import Measure
 from nearid_ray.evaluation.summary import MetricsRow
+from nearid_ray.reporting.figures.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What the page shows."""
+
+    title: str = "Near-identity embeddings"
+    """Heading of the page."""
+    statement: tuple[str, ...] = ()
+    """What the data is, one paragraph each; shown below what the data says of itself."""
+    headline_group: str = "object-level"
+    """Group of engines whose rates stand on top."""
+    projected_identities: int = 7
+    """Identities in the projection of embeddings; 0 leaves it out."""
+    sheet_tuples: int = 8
+    """Tuples on the sheet, and at most 4 of them on that of parts; 0 leaves both out."""
+    attention_identities: int = 6
+    """Identities with attention maps; 0 leaves them out."""
+    thumbnail_px: int = 192
+    """Larger pictures are brought to this width in pixels."""
+    report_seed: int = 0
+    """Chooses the identities of projection, sheets and attention maps."""
+
+    def __post_init__(self) -> None:
+        least = {"projected_identities": 0, "sheet_tuples": 0, "attention_identities": 0, "thumbnail_px": 16}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +115,14 @@ class ReportData:
     engine_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Engine -> verdict -> distractors."""
     curves: Sequence[TrainingCurve] = ()
-    projections: Sequence[Projection] = ()
-    sheet: Sequence[SheetTuple] = ()
-    sheet_note: str = "Drawn at random by a hash of the identity, not chosen."
-    """How the tuples of the sheet were selected."""
+    measures: Sequence[Measure] = ()
+    """Every number, by benchmark."""
+    gaps: Sequence[str] = ()
+    """What should have been compared and was not, with names, a sentence each."""
+    figures: Sequence[Figure] = ()
+    """In the order of the page."""
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
+    """Figures that are not there, each with the reason."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Facts about the run: data sizes, times, versions."""
     commands: Sequence[str] = ()

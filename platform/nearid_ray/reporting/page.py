@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from nearid_ray.evaluation.summary import MetricsRow, row_to_dict
-from nearid_ray.reporting import sections
-from nearid_ray.reporting.markup import DASH, Markup, percent, tag
+from nearid_ray.reporting import benchmarks, sections
+from nearid_ray.reporting.figures.figure import section
+from nearid_ray.reporting.markup import DASH, Child, Markup, percent, tag
 from nearid_ray.reporting.model import ReportData
 from nearid_ray.reporting.style import STYLE
 
 
 def page(data: ReportData) -> str:
     """The whole page. It makes no request of any kind; the same data gives the same bytes."""
-    body = [
+    body: list[Child] = [
         sections.results(data),
+        benchmarks.benchmarks(data),
+        benchmarks.controls(data),
         sections.training(data),
-        sections.projections(data),
-        sections.sheet(data),
+        *(section(figure) for figure in data.figures),
         sections.engines(data),
         sections.run_facts(data),
     ]
@@ -33,7 +35,9 @@ def page(data: ReportData) -> str:
         tag("title", data.title),
         tag("style", Markup(STYLE)),
     )
-    footer = tag("footer", "Numbers as files beside this page: metrics.csv, table.md.")
+    said = "Numbers as files beside this page: metrics.csv, measures.csv, table.md."
+    said += " Figures as files: folder figures." if data.figures else ""
+    footer = tag("footer", said)
     return "<!doctype html>\n" + tag(
         "html", head, tag("body", sections.top(data), tag("main", body), footer), lang="en"
     )

@@ -1,20 +1,36 @@
-"""Write a report: the page, and its numbers as files beside it."""
+"""Write a report: the page, its numbers as files beside it, and its figures as files in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nearid_ray.data.store import Location
-from nearid_ray.reporting.load import ReportInputs, ReportSettings, load_report
-from nearid_ray.reporting.model import ReportData
+from nearid_ray.evaluation.measures import MEASURES_FILE, to_csv
+from nearid_ray.reporting.figures.make import MadeFigures, draw_figures, write_figures
+from nearid_ray.reporting.inputs import Opened, ReportInputs
+from nearid_ray.reporting.load import load_report
+from nearid_ray.reporting.model import ReportData, ReportSettings
 from nearid_ray.reporting.page import markdown_table, metrics_csv, page
 
-PAGE_FILE, METRICS_FILE, TABLE_FILE = "report.html", "metrics.csv", "table.md"
+PAGE_FILE, METRICS_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "metrics.csv", "table.md", "figures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where a report lies."""
+
+    page: Location | None
+    """None where figures alone were asked for."""
+    figures: MadeFigures
+    files: list[Location] = field(default_factory=list)
+    """Numbers beside the page."""
 
 
 def write_report(data: ReportData, output: Location) -> Location:
-    """Write report.html, metrics.csv and table.md into `output`; returns the page's place."""
+    """Write report.html, metrics.csv, measures.csv and table.md into `output`; returns the page's place."""
     output.child(METRICS_FILE).write_bytes(metrics_csv(data.rows).encode())
+    output.child(MEASURES_FILE).write_bytes(to_csv(data.measures).encode())
     output.child(TABLE_FILE).write_bytes(markdown_table(data).encode())
     output.child(PAGE_FILE).write_bytes(page(data).encode())
     return output.child(PAGE_FILE)
@@ -25,12 +41,28 @@ def report(
     output: Location,
     settings: ReportSettings | None = None,
     *,
+    figures: Sequence[str] = (),
+    figures_only: bool = False,
     facts: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
-) -> Location:
-    """Make the report of an evaluation and of what led to it; returns the page's place.
+) -> Written:
+    """Make the report of an evaluation and of what led to it.
+
+    Args:
+        figures: names of figures, see `figures.make.FIGURES`; all that the inputs allow when empty.
+        figures_only: write the figures and no page.
 
     Raises:
-        UsageError: an input folder does not hold what it should.
+        UsageError: an input folder does not hold what it should, or belongs to another evaluation.
     """
-    return write_report(load_report(inputs, settings or ReportSettings(), facts=facts, commands=commands), output)
+    settings, opened = settings or ReportSettings(), Opened(inputs)
+    drawn = draw_figures(opened, settings, figures)
+    data = None
+    if not figures_only:
+        data = load_report(opened, settings, drawn=drawn, facts=facts, commands=commands)
+    written = write_figures(drawn, output.child(FIGURES_FOLDER))
+    if data is None:
+        return Written(page=None, figures=written)
+    place = write_report(data, output)
+    files = [output.child(name) for name in (METRICS_FILE, MEASURES_FILE, TABLE_FILE)]
+    return Written(page=place, figures=written, files=files)

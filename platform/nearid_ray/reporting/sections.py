@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.evaluation.summary import MetricsRow
-from nearid_ray.reporting.charts import Dots, Line, bar_chart, line_chart, scatter_chart
+from nearid_ray.reporting.charts import Line, bar_chart, line_chart
+from nearid_ray.reporting.figures.figure import colour_keys, html_legend
 from nearid_ray.reporting.markup import Markup, data_uri, number, percent, tag
-from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple
+from nearid_ray.reporting.model import ReportData
+from nearid_ray.reporting.pieces import fact_list, framed_table
 from nearid_ray.reporting.svg import series_colours
 
 CONDITION_NAMES = {"full": "whole pictures", "foreground": "foreground only (background blacked out)"}
@@ -101,7 +100,7 @@ def results(data: ReportData) -> list[Markup]:
     if data.group_engines:
         listed = [(name, ", ".join(engines)) for name, engines in data.group_engines.items()]
         parts.append(tag("h3", "Groups of engines"))
-        parts.append(_facts(listed))
+        parts.append(fact_list(listed))
     return parts
 
 
@@ -134,7 +133,7 @@ def _main_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) ->
             line.append(_rate((row.pa, row.pa_low, row.pa_high) if row else None))
         body.append(tag("tr", line, class_="group" if found[0].is_group else None))
     caption = f"SSR and PA in percent, {condition}, by engine and (shaded) by group of engines."
-    return _table(caption, head, body)
+    return framed_table(caption, head, body)
 
 
 def _rate(value: tuple[float, float, float] | None, *, edge: bool = False) -> Markup:
@@ -160,7 +159,7 @@ def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str],
             caption = f"SSR by {title}, {condition}; the thin lines are the {_intervals(data)}s."
             chart = bar_chart(groups, colours, label=label, axis="SSR, %")
             charts.append(tag("figure", chart, tag("figcaption", caption)))
-    return Markup(_legend(colours) + tag("div", charts, class_="figures"))
+    return Markup(html_legend(colour_keys(colours)) + tag("div", charts, class_="figures"))
 
 
 def _detail_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) -> Markup:
@@ -188,7 +187,7 @@ def _detail_table(data: ReportData, rows: Sequence[MetricsRow], condition: str) 
         "how often a distractor is more similar to its view than a view of a random identity is, percent. Oracle r: "
         "Pearson's correlation of similarity with the share of the object that stayed the same (part-level engines)."
     )
-    return _table(caption, head, body)
+    return framed_table(caption, head, body)
 
 
 def _correlation(row: MetricsRow) -> Markup:
@@ -226,80 +225,9 @@ def training(data: ReportData) -> list[Markup]:
     return [
         tag("h2", "Training"),
         *[tag("p", text, class_="lead") for text in notes],
-        _legend(colours),
+        html_legend(colour_keys(colours)),
         tag("div", figures, class_="figures"),
     ]
-
-
-def kernel_pca(embedding_ND: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The two leading components of kernel PCA with the cosine kernel: (N, 2); signs fixed, so that runs agree.
-
-    Rows that are not finite become nan. Fewer than three usable rows give nan throughout.
-    """
-    from sklearn.decomposition import KernelPCA
-
-    projected = np.full((len(embedding_ND), 2), np.nan)
-    usable = np.isfinite(embedding_ND).all(axis=1)
-    if usable.sum() < 3:
-        return projected
-    points = KernelPCA(n_components=2, kernel="cosine", eigen_solver="dense").fit_transform(embedding_ND[usable])
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-    largest = np.abs(points).argmax(axis=0)
-    projected[usable] = points * np.where(points[largest, [0, 1]] < 0, -1.0, 1.0)
-    return projected
-
-
-def projections(data: ReportData) -> list[Markup]:
-    """Kernel PCA of a few identities, one panel a scorer."""
-    if not data.projections:
-        return []
-    names = list(dict.fromkeys(name for p in data.projections for name in p.identities))
-    colours = series_colours(names)
-    figures = [
-        tag(
-            "figure",
-            scatter_chart(_dots(p), colours, label=f"Kernel PCA of {len(names)} identities by {p.scorer}"),
-            tag("figcaption", tag("b", p.scorer), ": views (discs) and distractors (crosses) of ",
-                f"{len(names)} identities, kernel PCA with the cosine kernel."),
-        )
-        for p in data.projections
-    ]  # fmt: skip
-    text = (
-        "Each colour is one identity. Discs are its views, crosses are distractors: other objects in the background "
-        "of one of its views. A good embedding gathers the discs of a colour and keeps its crosses apart. Every panel "
-        "is projected by itself; its axes have no unit."
-    )
-    title = "Embeddings before and after training" if len(data.projections) > 1 else "Embeddings"
-    return [
-        tag("h2", title),
-        tag("p", text),
-        _legend(colours),
-        tag("div", figures, class_="figures"),
-    ]
-
-
-def _dots(projection: Projection) -> list[Dots]:
-    dots = []
-    points_N2 = kernel_pca(projection.embedding_ND)
-    identity = np.asarray(projection.identities)
-    view = np.asarray(projection.is_view, bool)
-    for name in dict.fromkeys(projection.identities):
-        for hollow in (False, True):
-            rows = (identity == name) & (view != hollow) & np.isfinite(points_N2).all(axis=1)
-            x, y = points_N2[rows].T.tolist()
-            dots.append(Dots(name=name, x=x, y=y, hollow=hollow))
-    return dots
-
-
-def sheet(data: ReportData) -> list[Markup]:
-    """Tuples with each scorer's similarities."""
-    if not data.sheet:
-        return []
-    text = (
-        "Below every picture: its similarity to the anchor by each scorer. A distractor is won (✓) by a scorer when "
-        "all of the anchor's positives are more similar to the anchor than the distractor is, and lost (✗) otherwise."
-    )
-    return [tag("h2", "Tuples"), tag("p", text), tag("p", data.sheet_note, class_="lead"), *map(_tuple, data.sheet)]
 
 
 def engines(data: ReportData) -> list[Markup]:
@@ -323,51 +251,20 @@ def engines(data: ReportData) -> list[Markup]:
         for engine, counts in data.engine_counts.items()
     ]
     picture = tag("img", src=data_uri(data.engine_sheet), alt="views, masks and distractors by engine", loading="lazy")
+    caption = "A view, its mask and what each engine painted into it, one identity a row."
     return [
         tag("h2", "Distractors"),
         tag("p", text),
-        tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll"),
-        tag("div", picture, class_="scroll"),
+        framed_table("Distractors by engine and verdict of the quality gate.", [head], body),
+        tag("figure", tag("div", picture, class_="scroll", tabindex=0), tag("figcaption", caption)),
     ]
-
-
-def _tuple(item: SheetTuple) -> Markup:
-    pictures = [_picture(item.anchor, "anchor", item)]
-    pictures += [_picture(picture, "positive", item) for picture in item.positives]
-    pictures += [_picture(picture, "distractor", item) for picture in item.distractors]
-    heading = tag("h3", item.identity_id, f" · {item.category}" if item.category else None)
-    return tag("section", heading, tag("div", pictures, class_="pictures"), class_="tuple")
-
-
-def _picture(picture: SheetPicture, role: str, item: SheetTuple) -> Markup:
-    said = f"{role}: {picture.label}" if picture.label and picture.label != role else role
-    lines = []
-    for scorer, similarity in picture.similarities.items():
-        mark, outcome = "", None
-        if role == "distractor" and (won := _won(picture, item, scorer)) is not None:
-            mark, outcome = (" ✓", "win") if won else (" ✗", "lose")
-        lines.append([tag("dt", scorer), tag("dd", number(similarity, 3) + mark, class_=outcome)])
-    if picture.oracle is not None:
-        lines.append([tag("dt", "oracle"), tag("dd", number(picture.oracle, 3))])
-    caption = tag("figcaption", tag("b", said), tag("dl", lines) if lines else None)
-    alt = f"{said} of {item.identity_id}"
-    return tag("figure", tag("img", src=data_uri(picture.image), alt=alt, loading="lazy"), caption,
-               class_=f"picture {role}")  # fmt: skip
-
-
-def _won(picture: SheetPicture, item: SheetTuple, scorer: str) -> bool | None:
-    own = picture.similarities.get(scorer)
-    others = [value for p in item.positives if (value := p.similarities.get(scorer)) is not None]
-    if own is None or not math.isfinite(own) or not others:
-        return None
-    return all(value > own for value in others if math.isfinite(value))
 
 
 def run_facts(data: ReportData) -> list[Markup]:
     """Facts, commands and settings of the run."""
     parts: list[Markup] = []
     if data.facts:
-        parts.append(_facts(data.facts.items()))
+        parts.append(fact_list(data.facts.items()))
     if data.commands:
         parts += [tag("h3", "Commands"), tag("pre", "\n".join(data.commands), tabindex=0)]
     if data.settings:
@@ -375,20 +272,6 @@ def run_facts(data: ReportData) -> list[Markup]:
         for stage, values in data.settings.items():
             text = json.dumps(values, indent=2, ensure_ascii=False, default=str)
             parts.append(tag("details", tag("summary", stage), tag("pre", text, tabindex=0)))
+    if data.not_drawn:
+        parts += [tag("h3", "Figures that are not here"), fact_list(data.not_drawn.items())]
     return [tag("h2", "The run"), *parts] if parts else []
-
-
-def _facts(items: Iterable[tuple[str, str]]) -> Markup:
-    return tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in items], class_="facts")
-
-
-def _legend(colours: dict[str, str]) -> Markup:
-    entries = [tag("li", tag("i", style=f"background:{colour}"), name) for name, colour in colours.items()]
-    return tag("ul", entries, class_="legend")
-
-
-def _table(caption: str, head: Sequence[Markup], body: Sequence[Markup]) -> Markup:
-    table = tag("table", tag("thead", head), tag("tbody", body), aria_label=caption)
-    box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
-    # The caption stands outside the scrolling box, so that it wraps at the page's width and not at the table's.
-    return tag("figure", tag("figcaption", caption), box)

@@ -45,6 +45,11 @@ figcaption { color: var(--soft); font-size: .9rem; margin-top: .5em; max-width: 
   list-style: none; }
 .legend i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border-radius: 2px;
   vertical-align: -.08em; }
+.legend i.hollow { border: 2px solid; }
+.legend i.dashed { border-top: 2px dashed; width: 1.3em; height: 0; vertical-align: .25em; border-radius: 0; }
+.gaps { font-size: .9rem; font-weight: 400; padding-left: 1.2em; margin: .4em 0; }
+.gaps.lose { font-weight: 400; }
+td small b { color: var(--ink); }
 .tuple { border: 1px solid var(--rule); border-radius: 6px; padding: .8em 1em; margin: 1em 0; }
 .tuple h3 { margin: 0 0 .5em; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 150px), 1fr)); gap: 12px 10px; }

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nearid_ray.reporting.markup import Markup, tag
+from nearid_ray.reporting.markup import Markup, data_uri, tag
 
 WIDTH = 460
 FONT = 13
@@ -103,11 +103,12 @@ def line(
 
 def text(
     x: float, y: float, said: str, *, anchor: str | None = None, weight: str | None = None, size: float | None = None,
-    rotate: str | None = None, colour: str | None = None,
+    rotate: str | None = None, colour: str | None = None, halo: bool = False,
 ) -> Markup:  # fmt: skip
-    """A line of text with its baseline at y; `anchor` is start, middle (default) or end."""
+    """A line of text with its baseline at y; `anchor` is start, middle (default) or end; `halo` parts it from lines."""
     return tag("text", said, x=coordinate(x), y=coordinate(y), text_anchor=anchor or "middle", font_weight=weight,
-               font_size=size, transform=rotate, fill=colour)  # fmt: skip
+               font_size=size, transform=rotate, fill=colour, stroke="#fff" if halo else None,
+               stroke_width=3 if halo else None, paint_order="stroke" if halo else None)  # fmt: skip
 
 
 def polyline(
@@ -124,8 +125,19 @@ def polygon(
 ) -> Markup:
     """A filled shape, see-through."""
     joined = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in points)
-    edge = {"stroke": colour, "stroke_width": outline, "stroke_linejoin": "round"} if outline else {}
-    return tag("polygon", tag("title", name), points=joined, fill=colour, fill_opacity=opacity, **edge)
+    return tag("polygon", tag("title", name), points=joined, fill=colour, fill_opacity=opacity,
+               stroke=colour if outline else None, stroke_width=outline or None, stroke_linejoin="round")  # fmt: skip
+
+
+def picture(x: float, y: float, side: float, data: bytes, *, name: str, edge: str = RULE) -> Markup:
+    """An encoded picture fitted into a square with an edge; `name` shows under a mouse.
+
+    Raises:
+        ValueError: the bytes are no PNG, JPEG or WebP.
+    """
+    at = {"x": coordinate(x), "y": coordinate(y), "width": coordinate(side), "height": coordinate(side)}
+    shown = tag("image", tag("title", name), href=data_uri(data), **at)
+    return Markup(shown + tag("rect", fill="none", stroke=edge, stroke_width=2, **at))
 
 
 def dot(x: float, y: float, colour: str, *, name: str, radius: float = 4, hollow: bool = False) -> Markup:

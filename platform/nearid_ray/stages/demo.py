@@ -14,7 +14,8 @@ from nearid_ray.data.importers.toybox import ToyboxSettings
 from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.data.store import Location
 from nearid_ray.embedding.plan import EmbedSettings
-from nearid_ray.reporting.load import ReportInputs, ReportSettings
+from nearid_ray.reporting.inputs import ReportInputs
+from nearid_ray.reporting.model import ReportSettings
 from nearid_ray.settings import build, dump_json, to_dict
 from nearid_ray.stages.embed import Embed, run_embed
 from nearid_ray.stages.evaluate import Evaluate, run_evaluate

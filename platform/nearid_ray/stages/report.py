@@ -1,23 +1,30 @@
-"""The report job: one self-contained page from what the other jobs wrote."""
+"""The report job: one self-contained page and its figures as files, from what the other jobs wrote."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.reporting.load import ReportInputs, ReportSettings, load_report
-from nearid_ray.reporting.report import write_report
+from nearid_ray.errors import UsageError
+from nearid_ray.reporting.inputs import ReportInputs
+from nearid_ray.reporting.model import ReportSettings
+from nearid_ray.reporting.report import FIGURES_FOLDER, report
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one self-contained HTML page: tables, bars, curves, projections, tuples with their similarities."""
+    """Write one self-contained HTML page of tables and figures, and each figure as an SVG file of its own."""
 
     output: str
-    """Folder or s3://bucket/prefix for report.html, metrics.csv and table.md."""
+    """Folder or s3://bucket/prefix for report.html, metrics.csv, measures.csv, table.md and figures/."""
     inputs: ReportInputs
     page: ReportSettings = ReportSettings()
+    figures: tuple[str, ...] = ()
+    """Figures to draw: figure3, figure4, figure5, figure7, figure8, figure9, alpha, beta, reliability; empty: all that
+    the inputs allow."""
+    figures_only: bool = False
+    """Write the figures and no page."""
     break_lock: bool = False
     """Take over an output whose other writer, on another machine, has certainly ended."""
     tracking: TrackingSettings = TrackingSettings()
@@ -25,12 +32,30 @@ class Report:
 
 @job.owning_output("report")
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
-    """Read the folders and write the page."""
+    """Read the folders, draw the figures and write the page."""
     output = job.output_of(settings.output, settings.tracking)
-    data = load_report(settings.inputs, settings.page, facts=facts, commands=commands)
     with job.running("report", output, to_dict(settings), tracking=settings.tracking, needs_ray=False) as running:
-        place = write_report(data, output)
-        running.summary["page"] = place.uri
-        if place.is_local:
-            running.tracker.file(place.path)
+        made = report(
+            settings.inputs,
+            output,
+            settings.page,
+            figures=settings.figures,
+            figures_only=settings.figures_only,
+            facts=facts,
+            commands=commands,
+        )
+        asked = [name for name in made.figures.missing if settings.figures]
+        if asked and not made.figures.files:
+            raise UsageError("no figure was drawn. " + " ".join(f"{n}: {made.figures.missing[n]}." for n in asked))
+        if made.page is not None:
+            running.summary["page"] = made.page.uri
+            running.tracker.text(made.page.read_bytes().decode(), "report.html")
+        running.summary["figures"] = list(made.figures.files)
+        running.details["not_drawn"] = made.figures.missing
+        for name in asked:
+            print(f"{name} was not drawn: {made.figures.missing[name]}")
+        for place in made.figures.files.values():
+            running.tracker.text(place.read_bytes().decode(), f"{FIGURES_FOLDER}/{place.path.rsplit('/', 1)[-1]}")
+        for place in made.files:
+            running.tracker.text(place.read_bytes().decode(), place.path.rsplit("/", 1)[-1])
     return running

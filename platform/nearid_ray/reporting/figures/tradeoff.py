@@ -101,12 +101,13 @@ def tradeoff_figure(
         parts.append(polyline(map(place, unbeaten), INK, name="not beaten in both", width=1, dash="4 4"))
     for point in drawn:
         parts += _point(point, frame, across, up, "#8b929c" if point.published else colours[point.group])
-    ranked = sorted(drawn, key=lambda p: (not p.chosen, p not in unbeaten, p.published, p.name))
+    named = [p for p in drawn if len(drawn) <= 12 or p.chosen or p.published or p in unbeaten]
+    ranked = sorted(named, key=lambda p: (not p.chosen, p not in unbeaten, p.published, p.name))
     within = (frame.left + 2, frame.top, 460 - frame.right + 14, frame.height - frame.bottom - 2)
     for found in free_labels([(*place(p), p.name) for p in ranked], within=within):
         if found:
             x, y, anchor, name = found
-            parts.append(text(x, y, name, anchor=anchor, size=SMALL))
+            parts.append(text(x, y, name, anchor=anchor, size=SMALL, halo=True))
     lost = len(points) - len(drawn)
     said = caption or (
         "One point a trial; higher is better on both axes. Thin lines: intervals. Dashed: trials that no other beats "

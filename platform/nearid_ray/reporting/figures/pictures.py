@@ -1,0 +1,132 @@
+"""Tuples to look at, with similarities from the records: drawn by a hash, thumbnails small enough for a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from nearid_ray.data.images import decode_mask, decode_rgb, resize_mask, resize_rgb
+from nearid_ray.data.sheet import outlined
+from nearid_ray.data.store import Dataset
+from nearid_ray.identifiers import stable_hash
+from nearid_ray.reporting.model import SheetPicture, SheetTuple
+
+OBJECT_COLOUR, PART_COLOUR = (31, 95, 153), (240, 138, 30)
+"""Outlines of the object and of the part that changed."""
+_PAINTED = ["identity_id", "view_index", "engine", "image", "oracle", "error"]
+
+
+def drawn_identities(identities: Sequence[str], count: int, *, purpose: str, seed: int) -> list[str]:
+    """`count` of the identities, drawn by a hash: whoever runs it gets the same ones, and nobody chose them."""
+    return sorted(set(identities), key=lambda name: (stable_hash(purpose, seed, name), name))[:count]
+
+
+def sheet_tuples(
+    tuples: Dataset,
+    distractors: Dataset | None,
+    similarities: pa.Table,
+    engines: Sequence[str],
+    identities: Sequence[str],
+    *,
+    thumbnail_px: int,
+    contours: bool = False,
+) -> list[SheetTuple]:
+    """The identities' tuples, those with two usable views: the first view is the anchor.
+
+    Args:
+        engines: whose distractors are shown, in this order.
+        contours: outline the object, and in distractors the part that changed.
+    """
+    full = similarities.filter(pc.field("condition") == "full")
+    of_chosen = pc.field("identity_id").isin(list(identities))
+    rows = {row["identity_id"]: row for row in tuples.read(where=of_chosen).to_pylist()}
+    painted: list[dict[str, Any]] = []
+    if distractors is not None and engines:
+        columns = [*_PAINTED, "mask", "part_mask"] if contours else _PAINTED
+        wanted = of_chosen & pc.field("engine").isin(list(engines)) & (pc.field("error") == "")
+        painted = distractors.read(columns, where=wanted).to_pylist()
+    scores = _Scores(full.filter(of_chosen))
+    sheet = []
+    for identity in identities:
+        usable = {i: v for i, v in enumerate(rows[identity]["views"]) if not v["error"]} if identity in rows else {}
+        if len(usable) < 2:
+            continue
+        anchor = min(usable)
+        own = [p for p in painted if p["identity_id"] == identity and p["view_index"] == anchor]
+
+        def shown(row: Mapping[str, Any], label: str, found: Mapping[str, float | None]) -> SheetPicture:
+            data = _contoured(row, thumbnail_px) if contours else thumbnail(row["image"]["bytes"], thumbnail_px)
+            return SheetPicture(image=data, label=label, similarities=found, oracle=row.get("oracle"))
+
+        sheet.append(
+            SheetTuple(
+                identity_id=identity,
+                category=rows[identity]["category"],
+                anchor=shown(usable[anchor], f"view {anchor}", {}),
+                positives=[
+                    shown(usable[other], f"view {other}", scores.positive(identity, anchor, other))
+                    for other in sorted(usable)
+                    if other != anchor
+                ],
+                distractors=[
+                    shown(p, p["engine"], scores.distractor(identity, anchor, p["engine"]))
+                    for p in sorted(own, key=lambda p: engines.index(p["engine"]))
+                ],
+            )
+        )
+    return sheet
+
+
+class _Scores:
+    """Similarities by pair: {scorer: similarity}."""
+
+    def __init__(self, similarities: pa.Table) -> None:
+        self._found: dict[tuple, dict[str, float | None]] = {}
+        for row in similarities.filter(pc.field("kind") != "random").to_pylist():
+            key = (row["identity_id"], row["view_index"], row["other_view_index"], row["engine"])
+            self._found.setdefault(key, {})[row["scorer"]] = row["similarity"]
+
+    def positive(self, identity: str, first: int, second: int) -> dict[str, float | None]:
+        return self._found.get((identity, min(first, second), max(first, second), ""), {})
+
+    def distractor(self, identity: str, view: int, engine: str) -> dict[str, float | None]:
+        return self._found.get((identity, view, view, engine), {})
+
+
+def thumbnail(data: bytes, width_px: int) -> bytes:
+    """The picture as it is where it is small already, else as a JPEG of this width."""
+    image_HW3 = decode_rgb(data)
+    height, width = image_HW3.shape[:2]
+    if width <= width_px:
+        return data
+    small = resize_rgb(image_HW3, width_px, max(1, round(height * width_px / width)))
+    return jpeg(small)
+
+
+def jpeg(image_HW3: np.ndarray) -> bytes:
+    """The picture (H, W, 3) as a JPEG."""
+    sink = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_HW3)).save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+def _contoured(row: Mapping[str, Any], width_px: int) -> bytes:
+    """The picture at the width it is shown in, with outlines drawn there: drawn before, resizing would blur them."""
+    image_HW3 = decode_rgb(row["image"]["bytes"])
+    height, width = image_HW3.shape[:2]
+    size = (width_px, max(1, round(height * width_px / width)))
+    shown_HW3 = resize_rgb(image_HW3, *size)
+    for name, colour in (("mask", OBJECT_COLOUR), ("part_mask", PART_COLOUR)):
+        entry = row.get(name)
+        if entry is None or not entry["bytes"]:
+            continue
+        mask_HW = decode_mask(entry["bytes"])
+        if mask_HW.shape == image_HW3.shape[:2]:
+            shown_HW3 = outlined(shown_HW3, resize_mask(mask_HW, *size), colour)
+    return jpeg(shown_HW3)
