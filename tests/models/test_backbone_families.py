@@ -290,8 +290,7 @@ def spoilt(folder: Path, **changes: Any) -> None:
         ("dinov2", lambda f: write_processor(f, size={"height": 30, "width": 30}), "30 px is no multiple of its patch"),
         ("dinov3", lambda f: (f / "model.safetensors").unlink(), "its weights cannot be read.*model.safetensors"),
         ("dinov2", lambda f: spoilt(f, num_hidden_layers=3), "its weights lack .* tensor.*encoder.layer.2"),
-        ("clip", lambda f: spoilt(f, model_type="clip_text_model", vision_config=0), "clip_text_model model"),
-        ("dinov3", lambda f: spoilt(f, model_type="dinov3_convnext"), "dinov3_convnext model, which is not supported"),
+        ("dinov3", lambda f: spoilt(f, model_type="dinov9"), "dinov9 model, which this version of transformers"),
         ("clip", lambda f: spoilt(f, model_type="siglip2"), "NaFlex"),
     ],
 )

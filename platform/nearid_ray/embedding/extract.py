@@ -84,6 +84,7 @@ class EmbedTask:
     stored: Stored = "float16"
     image_px: int | None = None
     """Side asked for; None: that of the preprocessor."""
+    trust_remote_code: bool = False
     uses_model: bool = True
     _backbone: Backbone | None = field(default=None, repr=False)
     _pooling: nn.Module | None = field(default=None, repr=False)
@@ -98,6 +99,7 @@ class EmbedTask:
             dtype=self.dtype,
             device=_device(),
             image_px=self.image_px,
+            trust_remote_code=self.trust_remote_code,
         )
         if backbone.fingerprint != self.fingerprint:
             raise UsageError(
@@ -209,7 +211,15 @@ def plan_embedding(
     _check_table(output, table)
     work, rejected = plan_embed(inputs["tuples"], inputs.get("distractors"), settings)
     dtype = _precision(output, settings, run)
-    backbone = load_backbone(settings.backbone, revision=settings.revision, dtype=dtype, image_px=settings.image_px)
+    backbone = load_backbone(
+        settings.backbone,
+        revision=settings.revision,
+        dtype=dtype,
+        image_px=settings.image_px,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if what == "tokens":
+        backbone.check_tokens("the token cache")
     _check_backbone(output, backbone)
     shape = (backbone.tokens, backbone.width)
     row_bytes = item_bytes(*shape, settings.stored) if what == "tokens" else 4 * backbone.pooled_width
@@ -235,6 +245,7 @@ def plan_embedding(
         augment=settings.augment,
         stored=settings.stored,
         image_px=settings.image_px,
+        trust_remote_code=settings.trust_remote_code,
     )
     return PlannedEmbedding(
         task, plan, output, backbone, Counter(work["split"].to_pylist()), len(rejected), tuple(inputs.values())
@@ -286,6 +297,8 @@ def _write_backbone(output: Dataset, backbone: Backbone, what: What) -> None:
     from safetensors.torch import save
 
     output.location.child(BACKBONE_FILE).write_bytes(dump_json(backbone.describe()))
+    if backbone.grid == (0, 0):
+        return
     output.location.child(HEAD_FILE).write_bytes(save(backbone.head_state()))
     if not backbone.has_own_head:
         output.location.child(POOLING_FILE).write_bytes(save(backbone.pooling_state()))
@@ -309,6 +322,7 @@ def _write_card(planned: PlannedEmbedding, summary: RunSummary) -> None:
         "backbone": name,
         "revision": backbone.revision or "(a folder)",
         "shape of an item": f"{backbone.tokens} x {backbone.width}" if what == "tokens" else str(backbone.pooled_width),
+        **({"embedding": backbone.describe()["embedding"]} if backbone.grid == (0, 0) else {}),
         "items": summary.rows,
         "items with an error": summary.errors,
         "left out": planned.left_out,

@@ -62,8 +62,9 @@ class OnlineTokens:
             copies: where pictures are laid out for reading; a folder beside those of token caches when left out.
 
         Raises:
-            UsageError: a dataset is not there, or there is nothing to embed.
+            UsageError: a dataset is not there, there is nothing to embed, or the backbone gives no tokens.
         """
+        backbone.check_tokens("training")
         self._model, self._settings = backbone, settings
         self._copies = copies
         works, self._inputs = [], [dict(entry) for entry in inputs]

@@ -64,11 +64,14 @@ class EmbedSettings:
 
     backbone: str = "toybox-siglip2"
     """toybox-siglip2 (shipped), a folder in transformers' layout, or a hub id: a model of SigLIP, SigLIP 2 (at a fixed
-    resolution), CLIP, DINOv2 or DINOv3 (ViT), or a NearID release."""
+    resolution), CLIP, DINOv2 or DINOv3 (ViT), or a NearID release; for pooled embeddings any image model."""
     revision: str | None = None
     """Branch, tag or commit of a backbone on the hub."""
     image_px: int | None = None
     """Side, in pixels, at which DINOv2 and DINOv3 read pictures; by default that of the model's preprocessor."""
+    trust_remote_code: bool = False
+    """Run Python code that a backbone of an unknown kind brings along. It can do anything to this machine: read it
+    first."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision the backbone computes in; auto: bfloat16 where the hardware has it, else float32."""
     batch_size: int = 64

@@ -27,7 +27,13 @@ def described_embedding(tuples: str, distractors: str | None, settings: EmbedSet
     """
     sets = (Dataset.open(tuples, "tuples"), Dataset.open(distractors, "distractors") if distractors else None)
     work, rejected = plan_embed(*sets, settings)
-    backbone = load_backbone(settings.backbone, revision=settings.revision, dtype="float32", image_px=settings.image_px)
+    backbone = load_backbone(
+        settings.backbone,
+        revision=settings.revision,
+        dtype="float32",
+        image_px=settings.image_px,
+        trust_remote_code=settings.trust_remote_code,
+    )
     splits = sorted(Counter(work["split"].to_pylist()).items())
     sizes = {
         f"{stored} on disk": f"{work.num_rows * item_bytes(backbone.tokens, backbone.width, stored) / 2**30:,.2f} GiB"

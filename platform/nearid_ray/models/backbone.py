@@ -1,5 +1,7 @@
 """Frozen vision models whose tokens are cached: SigLIP, SigLIP 2, CLIP, DINOv2, DINOv3, and NearID's releases.
 
+Any other image model of transformers gives one embedding a picture and no tokens: `grid` is then (0, 0).
+
 Which tokens and which pooled embedding each family gives is said on top of its file in `backbones/`.
 
 Axes: B images, H, W pixels, S the model's image side, T tokens, D token width, P width of the pooled embedding.
@@ -8,6 +10,7 @@ Axes: B images, H, W pixels, S the model's image side, T tokens, D token width, 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nearid_ray.errors import UsageError
-from nearid_ray.models.backbones import clip, dino, nearid, siglip
+from nearid_ray.models.backbones import auto, clip, dino, nearid, siglip
 from nearid_ray.models.backbones.tower import ClsPooling, Tower
 from nearid_ray.models.files import EXPECTED_FILES, TOYBOX_BACKBONE, ModelFiles
 from nearid_ray.models.head import AttentionPoolingHead
@@ -36,7 +39,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 _KNOWN = (
     "a vision model of SigLIP or SigLIP 2 (fixed resolution), CLIP, DINOv2 or DINOv3 (ViT), or a NearID release "
-    f"(model_type {', '.join([*siglip.MODEL_TYPES, *clip.MODEL_TYPES, *dino.MODEL_TYPES, *nearid.MODEL_TYPES])})"
+    f"(model_type {', '.join([*siglip.MODEL_TYPES, *clip.MODEL_TYPES, *dino.MODEL_TYPES, *nearid.MODEL_TYPES])}), or "
+    "for embeddings alone any image model of transformers"
 )
 
 
@@ -63,7 +67,7 @@ class Backbone:
         self.layer_norm_eps = tower.layer_norm_eps
         self.has_own_head = isinstance(tower.pooling, AttentionPoolingHead)
         self._architecture, self._weights = tower.architecture, tower.weights
-        self._head_state = tower.head_state
+        self._head_state, self._taken = tower.head_state, tower.taken
         self._pooling = tower.pooling.requires_grad_(False)
         self._fingerprint = self._tower_fingerprint = ""
         self._model = tower.model.eval().requires_grad_(False).to(device)
@@ -112,7 +116,17 @@ class Backbone:
             "pooled_width": self.pooled_width,
             "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
             "pixels": self.pixels.described(),
+            **({"embedding": self._taken} if self._taken else {}),
         }
+
+    def check_tokens(self, what: str) -> None:
+        """UsageError where it gives one embedding a picture and no tokens; `what` says what needs them."""
+        if self.grid == (0, 0):
+            raise UsageError(
+                f"the backbone {self.spec} gives one embedding of a picture ({self._taken}) and no tokens, which "
+                f"{what} needs; compute its embeddings (jobs/embed.py --what pooled), or take a model of SigLIP, CLIP, "
+                "DINOv2 or DINOv3"
+            )
 
     def preprocess(self, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         """Pixels float32 (B, 3, S, S) of uint8 RGB pictures (H, W, 3), equal to transformers' Pillow processor."""
@@ -176,6 +190,7 @@ def load_backbone(
     dtype: Precision | Literal["auto"] = "auto",
     device: str = "cpu",
     image_px: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """A frozen backbone with its weights in float32; `dtype` is the precision it computes in.
 
@@ -187,6 +202,7 @@ def load_backbone(
         device: "cpu" or "cuda".
         image_px: side at which a model that reads any square (DINOv2, DINOv3) reads pictures, instead of that of its
             preprocessor; pictures are then resized to it whole.
+        trust_remote_code: run Python code that a model of an unknown kind brings along.
 
     Raises:
         UsageError: there is no model, it cannot be reached or read, or it is not of a supported kind.
@@ -195,7 +211,7 @@ def load_backbone(
     config = files.json("config.json")
     if config is None:
         raise UsageError(f"backbone {spec} holds no model: config.json is missing; expected {EXPECTED_FILES}")
-    tower = _tower(files, config, image_px)
+    tower = _tower(files, config, image_px, trust_remote_code)
     return Backbone(
         tower,
         # A worker elsewhere has another working directory.
@@ -217,26 +233,22 @@ def resolve_dtype(dtype: Precision | Literal["auto"], device: str) -> Precision:
     return "bfloat16" if native else "float32"
 
 
-def _tower(files: ModelFiles, config: Mapping[str, Any], image_px: int | None) -> Tower:
+def _tower(files: ModelFiles, config: Mapping[str, Any], image_px: int | None, trust_remote_code: bool) -> Tower:
     kind = config.get("model_type")
     if kind in dino.MODEL_TYPES:
         return dino.load(files, config, image_px)
-    for family in (siglip, clip, nearid):
-        if kind in family.MODEL_TYPES:
-            tower = family.load(files, config)
-            if image_px not in (None, tower.pixels.image_px):
-                raise UsageError(
-                    f"image_px is {image_px}, but the backbone {files.spec} reads {tower.pixels.image_px} px alone; "
-                    "only DINOv2 and DINOv3 read other sides"
-                )
-            return tower
-    if kind == "siglip2":
-        said = "takes pictures of any shape (NaFlex), which is not supported"
-    elif "vision_config" in config or "image_size" in config or "patch_size" in config or "num_channels" in config:
-        said = f"is a {kind} model, which is not supported"
-    else:
-        said = f"is a {kind} model, which does not read pictures"
-    raise UsageError(f"backbone {files.spec} {said}; expected {_KNOWN}")
+    if not kind or kind == "siglip2":
+        said = "takes pictures of any shape (NaFlex), which is not supported" if kind else "names no model_type"
+        raise UsageError(f"backbone {files.spec} {said}; expected {_KNOWN}")
+    families = [family.load for family in (siglip, clip, nearid) if kind in family.MODEL_TYPES]
+    load = families[0] if families else partial(auto.load, trust_remote_code=trust_remote_code)
+    tower = load(files, config)
+    if image_px not in (None, tower.pixels.image_px):
+        raise UsageError(
+            f"image_px is {image_px}, but the backbone {files.spec} reads {tower.pixels.image_px} px alone; "
+            "only DINOv2 and DINOv3 read other sides"
+        )
+    return tower
 
 
 def _json(value: Any) -> bytes:

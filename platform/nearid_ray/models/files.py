@@ -92,7 +92,13 @@ class ModelFiles:
         return data
 
     def load(
-        self, model_class: Any, config: Any = None, state: dict[str, Tensor] | None = None
+        self,
+        model_class: Any,
+        config: Any = None,
+        state: dict[str, Tensor] | None = None,
+        *,
+        attention: str | None = "sdpa",
+        trust_remote_code: bool = False,
     ) -> tuple[Any, str, list[str]]:
         """(a transformers model of the class in float32, the hub's commit, names of tensors it lacks).
 
@@ -100,6 +106,8 @@ class ModelFiles:
             model_class: a class of transformers.
             config: its config; the model's own when left out.
             state: its weights; the model's own when left out.
+            attention: how attention is computed; None leaves it to transformers.
+            trust_remote_code: run Python code that the model brings along.
 
         Raises:
             UsageError: the weights are missing, damaged or of other shapes.
@@ -116,7 +124,8 @@ class ModelFiles:
                     revision=self.revision or "main",
                     local_files_only=self.local,
                     dtype=torch.float32,
-                    attn_implementation="sdpa",
+                    **({} if attention is None else {"attn_implementation": attention}),
+                    **({"trust_remote_code": True} if trust_remote_code else {}),
                     output_loading_info=True,
                 )
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -1,6 +1,7 @@
-"""Code of the user's, named `module:name`: found on the driver, found again on the workers, and named by its source."""
+"""Code of the user's, named `module:name` or `FILE.py:name`: found on the driver and again on the workers."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ class Imported:
     """A function, or a class that is made once a worker, of the user's."""
 
     spec: str
+    module: str
+    """Name of the module, or the absolute path of its file."""
+    name: str
     root: str
     """Folder from which the module is imported."""
     source: str
@@ -25,7 +29,7 @@ class Imported:
 
     @classmethod
     def find(cls, spec: str, what: str, arguments: Sequence[str] = ()) -> "Imported":
-        """That of `module:name`; the working directory counts as a place to import from.
+        """That of `module:name` or `FILE.py:name`; the working directory counts as a place to import from.
 
         Args:
             what: names it in messages, e.g. "the extractor".
@@ -34,9 +38,9 @@ class Imported:
         Raises:
             UsageError: there is no such module or name, or it cannot be called.
         """
-        module_name, _, name = spec.partition(":")
+        module_name, _, name = spec.rpartition(":")
         if not module_name or not name.isidentifier():
-            raise UsageError(f"{what} {spec!r}: expected module:function, e.g. my_metrics:compare")
+            raise UsageError(f"{what} {spec!r}: expected module:function or FILE.py:function, e.g. metrics:compare")
         given = {}
         for entry in arguments:
             key, equals, value = entry.partition("=")
@@ -44,19 +48,26 @@ class Imported:
                 raise UsageError(f"arguments has the entry {entry!r}; expected KEY=VALUE, each key once")
             given[key] = value
         here = str(Path.cwd())
+        if module_name.endswith(".py"):
+            module_name = str(Path(module_name).expanduser().resolve())
         module = _module(module_name, here, f"{what} {spec}")
         found = getattr(module, name, None)
         if not callable(found):
             why = "is not there" if found is None else "cannot be called"
             raise UsageError(f"{what} {spec}: {name} {why} in {module.__file__}; expected a function or a class")
-        file = Path(module.__file__) if module.__file__ else None
+        file = Path(module.__file__).resolve() if module.__file__ else None
         depth = len(module_name.split(".")) + (file is not None and file.name == "__init__.py")
-        root = str(file.resolve().parents[depth - 1]) if file else here
-        return cls(spec=spec, root=root, source=content_hash(file.read_bytes()) if file else "", arguments=given)
+        root = here if file is None or module_name.endswith(".py") else str(file.parents[depth - 1])
+        source = content_hash(file.read_bytes()) if file else ""
+        return cls(spec=spec, module=module_name, name=name, root=root, source=source, arguments=given)
 
     def described(self) -> dict[str, Any]:
         """What decides what it computes, as far as it can be seen from here."""
-        return {"code": self.spec, "source": self.source, "arguments": dict(self.arguments)}
+        return {
+            "code": f"{Path(self.module).name}:{self.name}",
+            "source": self.source,
+            "arguments": dict(self.arguments),
+        }
 
     def load(self, what: str, device: str) -> Callable[..., Any]:
         """The function with its arguments; of a class an object, made with `device` as its first argument.
@@ -64,8 +75,7 @@ class Imported:
         Raises:
             UsageError: the module is not there on this machine, or the object cannot be made.
         """
-        module_name, _, name = self.spec.partition(":")
-        found = getattr(_module(module_name, self.root, f"{what} {self.spec}"), name)
+        found = getattr(_module(self.module, self.root, f"{what} {self.spec}"), self.name)
         if not isinstance(found, type):
             return partial(found, **self.arguments) if self.arguments else found
         try:
@@ -74,17 +84,26 @@ class Imported:
             raise
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-            raise UsageError(f"{what} {self.spec}: {name}({device!r}, ...) cannot be made: {said}") from error
+            raise UsageError(f"{what} {self.spec}: {self.name}({device!r}, ...) cannot be made: {said}") from error
 
 
 def _module(name: str, root: str, what: str) -> Any:
     if root not in sys.path:
         sys.path.append(root)
     try:
-        return importlib.import_module(name)
+        return _of_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except Exception as error:  # a module's own code may raise anything
         said = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"{what}: the module {name} cannot be imported ({said}); it must be installed, or lie in the working "
-            "directory, on every machine"
+            f"{what}: {name} cannot be imported ({said}); it must be installed, or lie in the working directory, on "
+            "every machine"
         ) from error
+
+
+def _of_file(file: Path) -> Any:
+    found = importlib.util.spec_from_file_location(f"given_{file.stem}", file)
+    if found is None or found.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

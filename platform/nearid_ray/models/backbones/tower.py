@@ -34,22 +34,28 @@ class Tower:
     mlp_width: int
     layer_norm_eps: float
     patch_px: int
+    """0 where there is no grid: the only token is then the embedding itself."""
     prefix_tokens: int
     """Tokens before those of the patches: 1 where there is a class token."""
     pooling: "AttentionPoolingHead | ClsPooling"
     """The frozen model's own way from tokens to one embedding."""
+    taken: str = ""
+    """What the embedding of a model without a grid is in transformers."""
 
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
-        side = self.pixels.image_px // self.patch_px
+        side = self.pixels.image_px // self.patch_px if self.patch_px else 0
         return side, side
 
     @property
     def head_state(self) -> dict[str, Tensor]:
         """Weights of the attention-pooling head that training starts from: the model's own or, of one that has none, a
-        new one by seed 0 (`AttentionPoolingHead.initialised`), of the model's own sizes."""
+        new one by seed 0 (`AttentionPoolingHead.initialised`), of the model's own sizes. None of a model without a
+        grid."""
         head = self.pooling
+        if not self.patch_px:
+            return {}
         if not isinstance(head, AttentionPoolingHead):
             head = AttentionPoolingHead.initialised(self.width, self.heads, self.mlp_width, self.layer_norm_eps)
         return {name: value.detach().clone() for name, value in head.state_dict().items()}
