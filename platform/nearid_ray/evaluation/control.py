@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
+from nearid_ray.evaluation.counts import TrialCounts, count_trials
 from schemas.distractors import CONTROL_SUFFIX
 
 
@@ -79,17 +80,37 @@ def control_rates(similarities: pa.Table) -> dict[tuple[str, str, str], ControlR
     A control is compared with the distractor that the same engine painted into the same view; one without such a
     distractor is left out.
     """
+    rates = {}
+    for key, (_, control_P, distractor_P) in sorted(_pairs(similarities).items()):
+        rates[key] = control_rate(control_P, distractor_P)
+    return rates
+
+
+def control_counts(similarities: pa.Table) -> dict[tuple[str, str, str], TrialCounts]:
+    """`control_rates` as counts by identity, to be resampled; `.pa()` is the rate."""
+    counts = {}
+    for key, (identity_P, control_P, distractor_P) in sorted(_pairs(similarities).items()):
+        counts[key] = count_trials(control_P - distractor_P, identity_P)
+    return counts
+
+
+def _pairs(similarities: pa.Table) -> dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(scorer, condition, engine) -> identities, similarities of controls and of their distractors."""
     columns = ["scorer", "condition", "engine", "identity_id", "other_view_index", "similarity"]
     table = similarities.filter(pc.equal(similarities["kind"], "distractor")).select(columns)
+    controls = table.filter(pc.ends_with(table["engine"], CONTROL_SUFFIX))
+    if not len(controls):
+        return {}
+    painters = pa.array(sorted({name.removesuffix(CONTROL_SUFFIX) for name in controls["engine"].to_pylist()}))
+    table = pa.concat_tables([controls, table.filter(pc.is_in(table["engine"], painters))])
     found: dict[tuple[Any, ...], float] = {}
-    for scorer, condition, engine, identity, view, similarity in zip(
-        *(table[name].to_pylist() for name in columns), strict=True
-    ):
-        found[scorer, condition, engine, identity, view] = np.nan if similarity is None else similarity
-    pairs: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for *place, similarity in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        found[tuple(place)] = np.nan if similarity is None else similarity
+    pairs: dict[tuple[str, str, str], list[tuple[str, float, float]]] = {}
     for (scorer, condition, engine, *place), control in found.items():
         painter = engine.removesuffix(CONTROL_SUFFIX)
         if is_control(engine) and (scorer, condition, painter, *place) in found:
             distractor = found[scorer, condition, painter, *place]
-            pairs.setdefault((scorer, condition, painter), []).append((control, distractor))
-    return {key: control_rate(*np.array(values).T) for key, values in sorted(pairs.items())}
+            pairs.setdefault((scorer, condition, painter), []).append((place[0], control, distractor))
+    parts = {key: tuple(zip(*values, strict=True)) for key, values in pairs.items()}
+    return {key: (np.array(who), np.array(one), np.array(two)) for key, (who, one, two) in parts.items()}

@@ -3,19 +3,21 @@
 OUTPUT/embeddings/     one row an image, scorer and condition (made on Ray, where tokens were given)
 OUTPUT/similarities/   eval records: one row a pair of images, scorer and condition
 OUTPUT/margins/        one row a directed trial
-OUTPUT/metrics.json    the metrics table with its groups
+OUTPUT/metrics.json    the metrics table with its groups, and what to know before reading it
 OUTPUT/measures.csv    every number, one a row: what tables, figures and comparisons read
+OUTPUT/missing.csv     whatever lowers a coverage, by identity
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from numpy.typing import NDArray
 
 from nearid_ray.data.card import licence_of, write_card
@@ -24,13 +26,16 @@ from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, Location, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import embedding_matrix
+from nearid_ray.evaluation.expected import missing, warnings_of
 from nearid_ray.evaluation.glitch import glitch_measures
 from nearid_ray.evaluation.groups import PART_LEVEL
-from nearid_ray.evaluation.measures import MEASURES_FILE, Measure, read_measures, write_measures
+from nearid_ray.evaluation.inputs import Given, of_scorers, read_given, refuse_mixture, refuse_same_names
+from nearid_ray.evaluation.measures import MEASURES_FILE, NEARID, Measure, headline, read_measures, write_measures
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, PairPlan, plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
 from nearid_ray.evaluation.summary import (
     MetricsRow,
+    control_measures,
     engine_groups,
     metrics_rows,
     row_from_dict,
@@ -39,9 +44,11 @@ from nearid_ray.evaluation.summary import (
 )
 from nearid_ray.identifiers import content_hash, settings_digest
 from nearid_ray.settings import build, dump_json, to_dict
-from schemas import MARGINS, SIMILARITIES, SPLITS
+from schemas import EMBEDDINGS, MARGINS, SIMILARITIES, SPLITS
 
-METRICS_FILE = "metrics.json"
+FROZEN = "frozen"
+"""Scorer name of the backbone's own pooling."""
+METRICS_FILE, MISSING_FILE = "metrics.json", "missing.csv"
 RECORDS_VERSION = 2
 """Raised when records hold more than before, so that those of earlier versions are made anew. 2: crossed pairs."""
 
@@ -54,8 +61,8 @@ class EvaluateSettings:
     """Split that is measured: train, val or test."""
     conditions: tuple[str, ...] = CONDITIONS
     """full: whole pictures; foreground: backgrounds blacked out (where the tokens have them)."""
-    baseline: str = "frozen"
-    """Scorer that gains are measured against."""
+    baseline: str = ""
+    """Scorer that gains are measured against; empty: `frozen`, or the first one where there is none of that name."""
     train_engines: tuple[str, ...] = ()
     """Engines the heads were trained on: results are grouped by it. Empty: what the heads say of themselves."""
     random_views: int = 10
@@ -89,6 +96,10 @@ class Evaluation:
     """Every number, of each benchmark that the records allow."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Engines of each group."""
+    baseline: str = ""
+    """Scorer that gains are measured against."""
+    warnings: list[str] = field(default_factory=list)
+    """What to know before reading the numbers: what is missing, and whose scores are constant."""
     reused: bool = False
     """Whether a finished evaluation of the same embeddings and settings was read instead of made."""
 
@@ -110,6 +121,12 @@ def records_of(embeddings: pa.Table, settings: EvaluateSettings) -> tuple[pa.Tab
     Raises:
         UsageError: the table has nothing of the wanted split and conditions.
     """
+    similarities = similarities_of(embeddings, settings)
+    return similarities, margin_records(similarities)
+
+
+def similarities_of(embeddings: pa.Table, settings: EvaluateSettings) -> pa.Table:
+    """The first of `records_of`: the baseline's rows first, then the other scorers' by name."""
     wanted = (pc.field("split") == settings.split) & pc.is_in(
         pc.field("condition"), pa.array(list(settings.conditions))
     )
@@ -131,8 +148,7 @@ def records_of(embeddings: pa.Table, settings: EvaluateSettings) -> tuple[pa.Tab
         plan = planned.of(mine.select(IMAGE_COLUMNS))
         matrix = embedding_matrix(mine["embedding"])
         parts.append(similarity_records(matrix, plan, scorer=scorer, condition=condition))
-    similarities = pa.concat_tables(parts)
-    return similarities, margin_records(similarities)
+    return pa.concat_tables(parts)
 
 
 class _Planned:
@@ -150,20 +166,47 @@ class _Planned:
 
 
 def measure(similarities: pa.Table, margins: pa.Table, settings: EvaluateSettings) -> Evaluation:
-    """The metrics table of eval records."""
+    """Everything that is measured, from eval records alone.
+
+    Raises:
+        UsageError: the baseline is not among the scorers.
+    """
+    names = similarities["scorer"].unique().to_pylist()
+    baseline = choose_baseline(settings.baseline, names)
     groups = engine_groups(similarities, settings.train_engines)
     drawing: dict[str, Any] = {
         "resamples": settings.resamples,
         "seed": settings.evaluation_seed,
         "confidence": settings.confidence,
     }
-    rows = metrics_rows(similarities, margins, groups, baseline=settings.baseline, **drawing)
+    rows = metrics_rows(similarities, margins, groups, baseline=baseline, **drawing)
     graded = {name: groups[name] for name in (PART_LEVEL,) if name in groups}
     found = [
-        *row_measures(rows, groups, settings.baseline),
-        *glitch_measures(similarities, graded, baseline=settings.baseline, drawing=drawing),
+        *row_measures(rows, groups, baseline),
+        *glitch_measures(similarities, graded, baseline=baseline, drawing=drawing),
+        *control_measures(similarities, groups, drawing),
     ]
-    return Evaluation(rows=rows, measures=found, groups=groups)
+    return Evaluation(
+        rows=rows,
+        measures=sorted(found, key=lambda one: one.benchmark != NEARID),
+        groups=groups,
+        baseline=baseline,
+        warnings=warnings_of(similarities, missing(similarities)),
+    )
+
+
+def choose_baseline(wanted: str, scorers: Sequence[str]) -> str:
+    """The baseline among the scorers, in the order in which they were given.
+
+    Raises:
+        UsageError: the wanted one is not there.
+
+    >>> choose_baseline("", ["a", "frozen"]), choose_baseline("", ["a", "b"])
+    ('frozen', 'a')
+    """
+    if wanted and wanted not in scorers:
+        raise UsageError(f"baseline is {wanted!r}; expected one of {', '.join(scorers)}")
+    return wanted or (FROZEN if FROZEN in scorers else scorers[0])
 
 
 def measure_records(folder: Location) -> Evaluation:
@@ -174,52 +217,91 @@ def measure_records(folder: Location) -> Evaluation:
     Raises:
         UsageError: the folder holds no finished evaluation.
     """
-    stored = _stored_metrics(folder)
-    settings = build(EvaluateSettings, stored["settings"], folder.child(METRICS_FILE).uri)
+    known = {one.name for one in fields(EvaluateSettings)}
+    asked = {name: value for name, value in _stored_metrics(folder)["settings"].items() if name in known}
+    settings = build(EvaluateSettings, asked, folder.child(METRICS_FILE).uri)
     similarities = Dataset.open(folder.child(SIMILARITIES.name), SIMILARITIES.name).read()
+    if settings.baseline not in similarities["scorer"].unique().to_pylist():
+        settings = replace(settings, baseline="")
     return measure(similarities, margin_records(similarities), settings)
 
 
 def evaluate(
-    embeddings: Sequence[Dataset], output: Location, settings: EvaluateSettings, scorers: Sequence[str] | None = None
+    embeddings: Sequence[Dataset],
+    output: Location,
+    settings: EvaluateSettings,
+    scorers: Sequence[str] | None = None,
+    *,
+    others: Sequence[Given] = (),
 ) -> Evaluation:
-    """Write eval records and metrics of embeddings datasets into `output`.
+    """Write eval records and metrics of embeddings and judgements into `output`.
 
-    A finished evaluation of the same embeddings with the same settings is read, not made again.
+    A finished evaluation of the same inputs with the same settings is read, not made again.
 
     Args:
         embeddings: datasets of `schemas.EMBEDDINGS`; no scorer stands in two of them.
-        scorers: measure these alone; all that the datasets hold when left out.
+        scorers: measure these of them alone; all that they hold when left out.
+        others: further embeddings, and judgements, all of whose scorers are measured beside them.
 
     Raises:
-        UsageError: a dataset is unfinished, or there is nothing of the split or of a scorer.
+        UsageError: a dataset is unfinished, there is nothing of the split or of a scorer, two scorers have one name,
+            the inputs are of two benchmarks, or there is nothing to compare.
     """
+    given = [Given(dataset=dataset) for dataset in embeddings]
     content: dict[str, Any] = {
         "records": RECORDS_VERSION,
         "evaluation": to_dict(settings),
         "scorers": sorted(scorers) if scorers is not None else None,
-        "embeddings": [_fingerprint(dataset) for dataset in embeddings],
+        "embeddings": [_fingerprint(one.dataset) for one in given],
+        "others": [[one.table, one.name, _fingerprint(one.dataset)] for one in others],
     }
     stored = _read_metrics(output)
     if stored is not None and stored.get("digest") == settings_digest(content):
         if not output.child(MEASURES_FILE).exists():
             write_measures(output, measure_records(output).measures)
         return _from_json(stored, read_measures(output))
-    table = pa.concat_tables([dataset.read() for dataset in embeddings])
-    if scorers is not None:
-        lost = sorted(set(scorers) - set(table["scorer"].unique().to_pylist()))
-        if lost:
-            raise UsageError(f"there are no embeddings of {', '.join(lost)}; run the job that makes them first")
-        table = table.filter(pc.is_in(table["scorer"], pa.array(list(scorers), pa.string())))
-    similarities, margins = records_of(table, settings)
+    similarities = _records([*of_scorers(given, scorers), *others], settings)
+    _refuse_nothing(similarities, settings)
+    margins = margin_records(similarities)
     evaluation = measure(similarities, margins, settings)
-    licence = licence_of(*embeddings)
+    licence = licence_of(*embeddings, *(one.dataset for one in others))
     for contract, records in ((SIMILARITIES, similarities), (MARGINS, margins)):
         _write_records(Dataset(output.child(contract.name)), contract.name, records, content, licence)
     write_measures(output, evaluation.measures)
+    output.child(MISSING_FILE).write_bytes(_csv(missing(similarities)))
     # Last, because it says that the records beside it are complete.
     output.child(METRICS_FILE).write_bytes(dump_json(_to_json(evaluation, content)))
     return evaluation
+
+
+def _records(given: Sequence[Given], settings: EvaluateSettings) -> pa.Table:
+    """The `similarities` table of everything that was given."""
+    refuse_same_names((one.origin, one.scorer_names()) for one in given)
+    parts = [(one, read_given(one, settings.split, settings.conditions)) for one in given]
+    refuse_mixture([(one.origin, table) for one, table in parts])
+    names = [name for one in given for name in one.scorer_names()]
+    settings = replace(settings, baseline=choose_baseline(settings.baseline, names))
+    embedded = [table for one, table in parts if one.table == EMBEDDINGS.name]
+    made = [similarities_of(pa.concat_tables(embedded), settings)] if embedded else []
+    judged = [table for one, table in parts if one.table != EMBEDDINGS.name]
+    order = [("kind", "ascending"), ("pair_id", "ascending")]
+    keys = [("scorer", "ascending"), ("condition", "descending"), *order]
+    together = pa.concat_tables([*made, *(table.sort_by(keys) for table in judged)])
+    return together.combine_chunks()
+
+
+def _refuse_nothing(similarities: pa.Table, settings: EvaluateSettings) -> None:
+    kinds = set(similarities["kind"].unique().to_pylist())
+    if "positive" not in kinds:
+        raise UsageError(
+            f"no identity of split {settings.split!r} has two views, so there is nothing to compare its distractors "
+            "with; two photos or more of the same object are needed"
+        )
+    if "distractor" not in kinds:
+        raise UsageError(
+            f"split {settings.split!r} has no distractors, so there is nothing to tell its views from; embed them too "
+            "(jobs/embed.py --distractors FOLDER)"
+        )
 
 
 def read_evaluation(folder: Location) -> Evaluation:
@@ -269,7 +351,9 @@ def _read_metrics(folder: Location) -> dict[str, Any] | None:
 def _to_json(evaluation: Evaluation, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "digest": settings_digest(content),
-        "settings": content["evaluation"],
+        "settings": content["evaluation"] | {"baseline": evaluation.baseline},
+        "headline": headline(evaluation.measures),
+        "warnings": evaluation.warnings,
         "groups": evaluation.groups,
         "rows": [row_to_dict(row) for row in evaluation.rows],
     }
@@ -277,7 +361,20 @@ def _to_json(evaluation: Evaluation, content: dict[str, Any]) -> dict[str, Any]:
 
 def _from_json(stored: Mapping[str, Any], measures: list[Measure]) -> Evaluation:
     rows = [row_from_dict(row) for row in stored["rows"]]
-    return Evaluation(rows=rows, measures=measures, groups=stored["groups"], reused=True)
+    return Evaluation(
+        rows=rows,
+        measures=measures,
+        groups=stored["groups"],
+        baseline=stored["settings"].get("baseline", FROZEN),
+        warnings=list(stored.get("warnings", [])),
+        reused=True,
+    )
+
+
+def _csv(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    return bytes(sink.getvalue())
 
 
 def embeddings_of(embeddings: pa.Table, scorer: str, condition: str = "full") -> tuple[pa.Table, NDArray[np.float32]]:

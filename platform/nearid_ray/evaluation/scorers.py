@@ -16,11 +16,9 @@ from nearid_ray.data.store import Dataset, Location
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.embed import HeadTask, plan_heads
-from nearid_ray.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
+from nearid_ray.evaluation.evaluate import FROZEN, EvaluateSettings, Evaluation, choose_baseline, evaluate
+from nearid_ray.evaluation.inputs import Given, read_given, refuse_mixture, refuse_same_names
 from nearid_ray.models.checkpoint import load_head
-
-FROZEN = "frozen"
-"""Scorer name of the backbone's own pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +82,8 @@ class TokenEvaluation:
     output: Location
     settings: EvaluateSettings
     """With the training engines filled in."""
+    others: tuple[Given, ...] = ()
+    """Embeddings and judgements of further scorers, measured beside the heads."""
 
     def embed(self, run: RunSettings) -> RunSummary:
         """Make the planned embeddings; needs a Ray session where shards are pending."""
@@ -104,7 +104,9 @@ class TokenEvaluation:
 
     def measure(self) -> Evaluation:
         """Write records and metrics of the embeddings; reads what is there where nothing has changed."""
-        return evaluate([self.embeddings], self.output, self.settings, scorers=list(self.scorers.heads))
+        return evaluate(
+            [self.embeddings], self.output, self.settings, scorers=list(self.scorers.heads), others=self.others
+        )
 
 
 def plan_evaluation(
@@ -113,6 +115,7 @@ def plan_evaluation(
     output: Location,
     settings: EvaluateSettings,
     *,
+    others: Sequence[Given] = (),
     items_per_shard: int = 1024,
 ) -> TokenEvaluation:
     """Plan an evaluation of the backbone's own and the trained heads on a token cache.
@@ -122,15 +125,17 @@ def plan_evaluation(
     Args:
         tokens: a token cache that all workers see.
         heads: folder of each trained head by the name of its scorer.
+        others: embeddings and judgements of the same pictures, measured beside the heads.
         items_per_shard: pictures a shard; part of what fixes the digits.
 
     Raises:
-        UsageError: before anything is written, where tokens and heads do not fit each other, the split is empty, or
-            the output holds the embeddings of other tokens or heads.
+        UsageError: before anything is written, where tokens and heads do not fit each other, the split is empty, the
+            output holds the embeddings of other tokens or heads, or the others are of another benchmark.
     """
     cache = TokenCache.open(tokens)
     scorers = load_scorers(cache, heads)
-    _check_names(cache, scorers, settings)
+    _check_names(cache, scorers, settings, others)
+    _check_pictures(cache, settings, others)
     embeddings = Dataset(output.child("embeddings"))
     plan = plan_heads(
         cache.index,
@@ -148,6 +153,7 @@ def plan_evaluation(
         plan=plan,
         output=output,
         settings=replace(settings, train_engines=settings.train_engines or scorers.train_engines),
+        others=tuple(others),
     )
 
 
@@ -164,13 +170,27 @@ def evaluate_tokens(
     return planned.measure(), summary
 
 
-def _check_names(cache: TokenCache, scorers: Scorers, settings: EvaluateSettings) -> None:
-    if settings.baseline not in scorers.heads:
-        raise UsageError(f"baseline is {settings.baseline!r}; expected one of {', '.join(scorers.heads)}")
-    engines = sorted(set(cache.index["engine"].unique().to_pylist()) - {""})
-    unknown = sorted(set(settings.train_engines) - set(engines))
+def _check_names(cache: TokenCache, scorers: Scorers, settings: EvaluateSettings, others: Sequence[Given]) -> None:
+    named = [(cache.uri, list(scorers.heads)), *((one.origin, one.scorer_names()) for one in others)]
+    refuse_same_names(named)
+    choose_baseline(settings.baseline, [name for _, names in named for name in names])
+    refuse_unknown_engines(settings, cache.index["engine"].unique().to_pylist(), "the tokens")
+
+
+def refuse_unknown_engines(settings: EvaluateSettings, engines: Sequence[str], whose: str) -> None:
+    """UsageError where `train_engines` names one that is not there."""
+    known = sorted(set(engines) - {""})
+    unknown = sorted(set(settings.train_engines) - set(known))
     if unknown:
-        raise UsageError(f"train_engines has {', '.join(unknown)}; the tokens have the engines {', '.join(engines)}")
+        raise UsageError(f"train_engines has {', '.join(unknown)}; {whose} have the engines {', '.join(known)}")
+
+
+def _check_pictures(cache: TokenCache, settings: EvaluateSettings, others: Sequence[Given]) -> None:
+    """Before anything is embedded."""
+    if others:
+        mine = cache.index.filter((pc.field("draw") == 0) & (pc.field("split") == settings.split))
+        parts = [(one.origin, read_given(one, settings.split, settings.conditions)) for one in others]
+        refuse_mixture([(cache.uri, mine), *parts])
 
 
 def _train_split_engines(cache: TokenCache) -> list[str]:

@@ -19,7 +19,7 @@ from nearid_ray.evaluation.bootstrap import (
     bootstrap_difference,
     bootstrap_rates,
 )
-from nearid_ray.evaluation.control import without_controls
+from nearid_ray.evaluation.control import control_counts, without_controls
 from nearid_ray.evaluation.correlations import bootstrap_pearson
 from nearid_ray.evaluation.counts import units_of_both
 from nearid_ray.evaluation.expected import expected_trials, share_of
@@ -27,6 +27,7 @@ from nearid_ray.evaluation.groups import PART_LEVEL, benchmark_groups
 from nearid_ray.evaluation.margins import TrialCounts
 from nearid_ray.evaluation.measures import MTG, NEARID, Measure
 from nearid_ray.evaluation.similarities import margin_counts, ordering_counts
+from schemas.distractors import CONTROL_SUFFIX
 
 NOTHING = Interval(value=math.nan, low=math.nan, high=math.nan)
 NO_GAIN = Difference(value=math.nan, low=math.nan, high=math.nan, share_above_zero=math.nan)
@@ -194,6 +195,33 @@ def row_measures(rows: Sequence[MetricsRow], groups: Mapping[str, Sequence[str]]
                     baseline=baseline if metric.endswith("_gain") else "",
                 )
             )
+    return found
+
+
+def control_measures(
+    similarities: pa.Table, groups: Mapping[str, Sequence[str]], drawing: Mapping[str, Any]
+) -> list[Measure]:
+    """The artefact control's rate of each engine that has controls, with intervals; `support` counts the controls."""
+    expected = expected_trials(similarities)
+    found = []
+    for (scorer, condition, engine), counts in control_counts(similarities).items():
+        rate = bootstrap_rates(counts, **drawing)[1]
+        found.append(
+            Measure(
+                benchmark=MTG if engine in groups.get(PART_LEVEL, ()) else NEARID,
+                scorer=scorer,
+                condition=condition,
+                name=engine,
+                is_group=False,
+                metric="control_rate",
+                value=rate.value,
+                low=rate.low,
+                high=rate.high,
+                support=counts.trial_count(),
+                coverage=share_of(counts.trial_count(), expected.views([engine + CONTROL_SUFFIX])),
+                baseline="",
+            )
+        )
     return found
 
 
