@@ -9,6 +9,7 @@ Axes: N pictures, H height, W width, D embedding width.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from nearid_ray.data.images import decode_mask, decode_rgb, foreground_only
 from nearid_ray.data.masking import Masker, MaskSettings, make_masker
-from nearid_ray.data.pipeline import ShardResult
+from nearid_ray.data.pipeline import RunSettings, RunSummary, ShardResult, run_plan, run_shard, shards_to_make
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 PICTURES_PER_SHARD = 32
 """A shard is what a kill costs, and what a GPU's worker holds decoded: some 100 MB of pictures of 1024 pixels."""
+
+FEW = 64
+"""So many embeddings are made sooner than a Ray session starts."""
 
 _DECODERS = 8
 Decoded = list["NDArray[np.uint8] | str"]
@@ -228,6 +232,27 @@ class PictureTask:
             else:
                 made.append(foreground_only(image, mask))
         return made
+
+
+def needs_ray(output: Dataset, plan: Plan, run: RunSettings) -> bool:
+    """Whether so much is to be embedded that a Ray session pays; on a cluster, anything does."""
+    todo = shards_to_make(output, plan, run)
+    rows = sum(plan.members(shard).num_rows for shard in todo)
+    return bool(todo) and (rows > FEW or bool(os.environ.get("RAY_ADDRESS")))
+
+
+def embed_pictures(task: PictureTask, output: Dataset, plan: Plan, run: RunSettings, *, title: str) -> RunSummary:
+    """Make the plan's pending shards: on Ray, or in this process where `needs_ray` says that few are missing."""
+    if needs_ray(output, plan, run):
+        return run_plan(task, output, plan, run, title=title)
+    began = time.monotonic()
+    todo = shards_to_make(output, plan, run)
+    for shard in todo:
+        run_shard(task, output, shard, plan.members(shard))
+    seconds = time.monotonic() - began
+    done = run_plan(task, output, replace(plan, pending=()), replace(run, retry_errors=False), title=title)
+    made = sum(plan.members(shard).num_rows for shard in todo)
+    return replace(done, rows_made=made, rows_before=done.rows - made, shards_made=len(todo), seconds=seconds)
 
 
 def _distinct(work: pa.Table) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from nearid_ray import job
 from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.light import check_complete
 from nearid_ray.data.masking import MaskSettings
-from nearid_ray.data.pipeline import RunSettings, run_plan, shards_to_make
+from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.errors import UsageError
@@ -26,7 +26,15 @@ from nearid_ray.evaluation.align_records import (
     similarities_of,
 )
 from nearid_ray.evaluation.measures import Measure, find, write_measures
-from nearid_ray.retrieving.embed import NamedScorer, PictureTask, known_scorers, named_scorers, plan_pictures
+from nearid_ray.retrieving.embed import (
+    NamedScorer,
+    PictureTask,
+    embed_pictures,
+    known_scorers,
+    named_scorers,
+    needs_ray,
+    plan_pictures,
+)
 from nearid_ray.retrieving.places import places_of
 from nearid_ray.retrieving.records import csv_bytes, write_records
 from nearid_ray.settings import dump_json, to_dict
@@ -115,7 +123,7 @@ class _Planned:
     plan: Plan | None
 
     def needs_ray(self, run: RunSettings) -> bool:
-        return self.plan is not None and bool(shards_to_make(self.embeddings, self.plan, run))
+        return self.plan is not None and needs_ray(self.embeddings, self.plan, run)
 
     def embed(self, settings: Align, running: job.Job) -> list[Dataset]:
         """Make the planned embeddings; all datasets of embeddings that count."""
@@ -123,7 +131,7 @@ class _Planned:
         if self.plan is None:
             return others
         task = PictureTask(scorers=tuple(self.scorers), masking=_masking(settings))
-        made = run_plan(task, self.embeddings, self.plan, settings.run, title="embed pictures")
+        made = embed_pictures(task, self.embeddings, self.plan, settings.run, title="embed pictures")
         write_card(
             self.embeddings,
             title="Embeddings of references and generated pictures",
