@@ -181,6 +181,13 @@ class VlmScorer:
             ) from error
         if not processor.chat_template and not processor.tokenizer.chat_template:
             raise UsageError(f"{WHAT} {self.model} has no chat template; expected a model that follows instructions")
+        words = processor.tokenizer
+        if _letters(words.decode(words(INSTRUCTIONS)["input_ids"], skip_special_tokens=True)) != _letters(INSTRUCTIONS):
+            # transformers makes an empty one where files are missing, and says nothing.
+            raise UsageError(
+                f"{WHAT} {self.model}: its tokenizer does not give back the text that it is given; are its files "
+                "(tokenizer.json) missing?"
+            )
         return processor
 
     def _processor_class(self, files: ModelFiles) -> Any:
@@ -248,3 +255,7 @@ class VlmScorer:
         self._model.generation_config = GenerationConfig(
             eos_token_id=ends, pad_token_id=ends[0] if padding is None else padding, bos_token_id=own.bos_token_id
         )
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
