@@ -34,13 +34,14 @@ _MOST_GAPS = 12
 def benchmarks(data: ReportData) -> list[Markup]:
     """One table a benchmark: its headline by scorer and condition, with gains and coverage; then what is missing."""
     names = list(dict.fromkeys(one.benchmark for one in data.measures))
+    names.sort(key=lambda name: list(_TITLES).index(name) if name in _TITLES else len(_TITLES))
     if not names:
         return []
     text = (
         "One row a scorer and condition, for the group of engines, methods or categories that stands for the "
         "benchmark. Rates in percent, correlations as they are; below each its interval, and its difference to "
         f"{data.baseline} with a sign (bold where the difference's interval leaves out 0). Coverage is the share of "
-        "what should have been compared that was."
+        "what should have been compared that was; where the columns differ, that of the worst, which is named."
     )
     parts = [tag("h2", "By benchmark"), tag("p", text)]
     for name in names:
@@ -141,12 +142,17 @@ def _said(metric: str, value: float) -> str:
 
 
 def _coverage(measures: Sequence[Measure]) -> Markup:
-    known = [m.coverage for m in measures if math.isfinite(m.coverage)]
+    known = [m for m in measures if math.isfinite(m.coverage)]
     if not known:
         return tag("td", DASH)
-    lowest = min(known)
+    worst = min(known, key=lambda m: m.coverage)
+    of = worst.metric.removesuffix("_gain")
+    differs = worst.coverage < max(m.coverage for m in known)
     # Never rounded up to 100: what is missing must show.
-    return tag("td", f"{math.floor(1000 * lowest) / 10:.1f} %", class_="lose" if lowest < 1 else None)
+    said = f"{math.floor(1000 * worst.coverage) / 10:.1f} %"
+    return tag(
+        "td", said, tag("small", _NAMES.get(of, of)) if differs else None, class_="lose" if worst.coverage < 1 else None
+    )
 
 
 def _gaps(gaps: Sequence[str]) -> list[Markup]:

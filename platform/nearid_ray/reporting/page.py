@@ -18,8 +18,8 @@ from nearid_ray.reporting.style import STYLE
 def page(data: ReportData) -> str:
     """The whole page. It makes no request of any kind; the same data gives the same bytes."""
     body: list[Child] = [
-        sections.results(data),
         benchmarks.benchmarks(data),
+        sections.results(data),
         benchmarks.controls(data),
         sections.training(data),
         *(section(figure) for figure in data.figures),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from nearid_ray.evaluation.bootstrap import Interval
+from nearid_ray.evaluation.control import is_control
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.reporting.charts import Line, bar_chart, line_chart
 from nearid_ray.reporting.figures.figure import colour_keys, html_legend
@@ -106,7 +107,8 @@ def results(data: ReportData) -> list[Markup]:
 
 def _names(data: ReportData, rows: Sequence[MetricsRow], *, groups: bool) -> list[str]:
     """Engines in the order of their groups, or the groups in their own order."""
-    found = list(dict.fromkeys(row.name for row in rows if row.is_group == groups))
+    # The artefact control has a section of its own: its pictures show the same object, so a rate of success says less.
+    found = list(dict.fromkeys(row.name for row in rows if row.is_group == groups and not is_control(row.name)))
     known = list(data.group_engines)
     if not groups:
         known = list(dict.fromkeys(engine for engines in data.group_engines.values() for engine in engines))
@@ -150,7 +152,7 @@ def _bars(data: ReportData, rows: Sequence[MetricsRow], colours: dict[str, str],
         groups: dict[str, dict[str, Interval]] = {name: {} for name in _names(data, rows, groups=is_group)}
         for scorer in scorers_of(data):
             for row in rows:
-                if row.scorer == scorer and row.is_group == is_group:
+                if row.scorer == scorer and row.is_group == is_group and row.name in groups:
                     interval = Interval(value=row.ssr, low=row.ssr_low, high=row.ssr_high)
                     groups[row.name][scorer] = interval
         # Groups of one engine each would only say again what the engines' chart says.

@@ -97,9 +97,9 @@ def _panel(identity: str, pictures: Sequence[AttentionPicture], scorers: Sequenc
     columns = 1 + len(scorers)
     side = min(170.0, (WIDTH - _GAP * (columns - 1)) / columns)
     row = side + 2 * _LINE + 8
-    parts: list[Markup] = [text(0, 15, shortened(identity, side), anchor="start", weight="600")]
+    parts: list[Markup] = [text(0, 15, "picture", anchor="start", weight="600")]
     for n, scorer in enumerate(scorers, start=1):
-        parts.append(text(n * (side + _GAP), 15, shortened(scorer, side), anchor="start", weight="600"))
+        parts.append(text(n * (side + _GAP), 15, shortened(scorer, 0.92 * side), anchor="start", weight="600"))
     for r, one in enumerate(pictures):
         y = _TOP + r * row
         small = _small(one.image_HW3)
@@ -128,10 +128,12 @@ def _scale(peak: float, y: float) -> list[Markup]:
 
     steps, left, width = 40, 0.0, 200.0
     colours = cv2.applyColorMap(np.linspace(0, 255, steps).astype(np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+    # As `overlay` shows them over a middle grey.
+    shown = ["#" + "".join(f"{int(0.35 * 128 + 0.65 * v):02x}" for v in colour) for colour in colours]
     parts = [
         tag("rect", x=coordinate(left + width * n / steps), y=coordinate(y), width=coordinate(width / steps + 0.3),
-            height=8, fill="#" + "".join(f"{int(0.35 * 128 + 0.65 * v):02x}" for v in colour))
-        for n, colour in enumerate(colours)
+            height=8, shape_rendering="crispEdges", fill=colour)
+        for n, colour in enumerate(shown)
     ]  # fmt: skip
     for value, said in ((0.0, "0"), (1.0, "even"), (peak, f"{peak:.1f}×")):
         x = left + width * value / peak

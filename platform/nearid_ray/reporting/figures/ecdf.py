@@ -112,10 +112,10 @@ def _by_oracle(
 ) -> Markup:
     curves = {scorer: means_by_oracle(*pair) for scorer, pair in scores.items()}
     values = [float(v) for _, mean in curves.values() for v in mean]
-    lowest = min([0.0, *values])
     across = [float(v) for at, _ in curves.values() for v in at]
     frame = Frame(
-        x_ticks=nice_ticks(min(across, default=0.0), max(across, default=1.0)), y_ticks=nice_ticks(lowest, 1.0),
+        x_ticks=nice_ticks(min(across, default=0.0), max(across, default=1.0)),
+        y_ticks=nice_ticks(min(values, default=0.0), max(values, default=1.0)),
         height=_HEIGHT,
     )  # fmt: skip
     parts = frame.axes("oracle: share of the object that stayed", "mean similarity")

@@ -97,7 +97,9 @@ def section(figure: Figure) -> list[Markup]:
     if not figure.body:
         drawn = [tag("figure", panel.svg, tag("figcaption", panel.caption or figure.title)) for panel in figure.panels]
         shown = [tag("div", drawn, class_="figures")]
-    return [tag("h2", figure.title), tag("p", figure.caption), html_legend(figure.legend), *shown]
+    # A body says in words what the legend says in colours.
+    legend = Markup("") if figure.body else html_legend(figure.legend)
+    return [tag("h2", figure.title), tag("p", figure.caption), legend, *shown]
 
 
 def html_legend(legend: Mapping[str, Key]) -> Markup:

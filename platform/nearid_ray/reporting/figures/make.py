@@ -17,17 +17,17 @@ from nearid_ray.reporting.model import ReportSettings
 _Builder = Callable[[Opened, ReportSettings], Made]
 
 FIGURES: Mapping[str, tuple[_Builder, ...]] = {
+    "alpha": (partial(gather.weight, "alpha"),),
+    "beta": (partial(gather.weight, "beta"),),
     "figure3": (gather.attention, gather.properties),
     "figure4": (gather.radar,),
     "figure5": (gather.projection,),
     "figure7": (gather.qualitative,),
     "figure8": (gather.parts,),
     "figure9": (gather.distribution,),
-    "alpha": (partial(gather.weight, "alpha"),),
-    "beta": (partial(gather.weight, "beta"),),
     "reliability": (gather.calibrations,),
 }
-"""What can be made: the paper's figures by number, and curves."""
+"""What can be made, in the order of the page: curves, and the paper's figures by number."""
 
 
 @dataclass(frozen=True, kw_only=True)

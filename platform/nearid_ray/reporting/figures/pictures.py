@@ -17,7 +17,7 @@ from nearid_ray.data.store import Dataset
 from nearid_ray.identifiers import stable_hash
 from nearid_ray.reporting.model import SheetPicture, SheetTuple
 
-OBJECT_COLOUR, PART_COLOUR = (31, 95, 153), (240, 138, 30)
+OBJECT_COLOUR, PART_COLOUR = (0, 170, 255), (255, 128, 0)
 """Outlines of the object and of the part that changed."""
 _PAINTED = ["identity_id", "view_index", "engine", "image", "oracle", "error"]
 

@@ -10,6 +10,7 @@ from typing import Literal
 from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find, headline
 from nearid_ray.reporting.figures.figure import Figure, Panel
 from nearid_ray.reporting.markup import DASH, Markup, number, tag
+from nearid_ray.reporting.pieces import framed_table
 from nearid_ray.reporting.svg import (
     BASELINE_COLOUR,
     COLOURS,
@@ -89,9 +90,7 @@ def property_figure(
     found = {asked: {scorer: answer(asked, measures, scorer) for scorer in scorers} for asked in properties}
     shown = {asked: row for asked, row in found.items() if any(a.verdict for a in row.values())}
     lost = [asked for asked in properties if asked not in shown]
-    thresholds = "; ".join(
-        f"“{p.said.removeprefix('… ')}”: {_measure_name(p)} above {_shown(p, p.threshold)}" for p in shown
-    )
+    thresholds = "; ".join(f"“{p.said.removeprefix('… ')}”: {_measure_name(p)} above {_threshold(p)}" for p in shown)
     caption = (
         "Full circle: the measure's whole interval lies above a threshold; empty: below; half: the interval holds it; "
         f"a dash: not measured. The thresholds are ours, to make properties out of numbers. {thresholds}."
@@ -101,13 +100,14 @@ def property_figure(
     svg_, width, height = _matrix(shown, scorers)
     panel = Panel(svg=svg_, width=width, height=height, caption="Properties by scorer.")
     return Figure(
-        name="figure3-properties", title="What the scorers can do", caption=caption, panels=[panel], columns=1
-    )
+        name="figure3-properties", title="What the scorers can do", caption=caption, panels=[panel], columns=1,
+        body=_html(shown, scorers),
+    )  # fmt: skip
 
 
 def _matrix(rows: Mapping[Property, Mapping[str, Answer]], scorers: Sequence[str]) -> tuple[Markup, float, float]:
     left = max([text_width(asked.said, FONT) for asked in rows] + [120.0]) + 8
-    column = max([_COLUMN, *(text_width(name, SMALL) + 12 for name in scorers if len(scorers) <= 5)])
+    column = max([_COLUMN, *(text_width(name, SMALL) + 22 for name in scorers if len(scorers) <= 5)])
     column = min(column, 120.0)
     parts: list[Markup] = []
     width, height = left + column * len(scorers), _HEAD + _ROW * len(rows) + 6
@@ -122,6 +122,24 @@ def _matrix(rows: Mapping[Property, Mapping[str, Answer]], scorers: Sequence[str
         for n, scorer in enumerate(scorers):
             parts += _cell(left + column * (n + 0.5), y, asked, row[scorer], scorer)
     return svg(parts, height, f"Properties of {', '.join(scorers)}", width=width), width, height
+
+
+def _html(rows: Mapping[Property, Mapping[str, Answer]], scorers: Sequence[str]) -> Markup:
+    """The matrix as a table: it scrolls in its box where a drawing would shrink."""
+    names = ["Property", *scorers]
+    head = [tag("tr", [tag("th", s, scope="col", class_="text" if not n else None) for n, s in enumerate(names)])]
+    body = []
+    for asked, row in rows.items():
+        cells = [tag("td", f"{_MARKS[row[s].verdict]} {_beside(asked, row[s])}".strip()) for s in scorers]
+        body.append(tag("tr", tag("th", asked.said, scope="row", class_="text"), cells))
+    return framed_table("Properties by scorer: ● yes, ○ no, ◐ undecided.", head, body)
+
+
+def _beside(asked: Property, found: Answer) -> str:
+    return _shown(asked, found.value) if found.verdict else ""
+
+
+_MARKS = {"yes": "●", "no": "○", "open": "◐", "": DASH}
 
 
 def _cell(x: float, y: float, asked: Property, found: Answer, scorer: str) -> list[Markup]:
@@ -144,6 +162,10 @@ def _cell(x: float, y: float, asked: Property, found: Answer, scorer: str) -> li
 
 def _shown(asked: Property, value: float) -> str:
     return f"{number(100 * value)} %" if asked.percent else number(value, 2)
+
+
+def _threshold(asked: Property) -> str:
+    return f"{100 * asked.threshold:g} %" if asked.percent else f"{asked.threshold:g}"
 
 
 def _measure_name(asked: Property) -> str:

@@ -41,7 +41,7 @@ def radar_figure(values: Mapping[str, Mapping[str, float]], *, baseline: str = "
     label = f"Alignment with people by category for {', '.join(values)}"
     panels = [
         Panel(svg=radar_chart(categories, values, colours, label=label), height=_HEIGHT,
-              caption="Correlation with people's ratings by category; the outermost ring is the largest number."),
+              caption="One spoke a category; rings: M-H, from 0 in the centre."),
     ]  # fmt: skip
     others = [scorer for scorer in values if scorer != baseline]
     if baseline in values and others:
@@ -117,7 +117,7 @@ def gain_chart(
     for tick in ticks:
         parts.append(line(place(tick), top, place(tick), height - bottom, INK if tick == 0 else RULE))
         anchor = "start" if tick == ticks[0] else "end" if tick == ticks[-1] else None
-        parts.append(text(place(tick), height - bottom + 15, f"{tick:+g}" if tick else "0", anchor=anchor))
+        parts.append(text(place(tick), height - bottom + 15, _signed(tick), anchor=anchor))
     parts.append(text(WIDTH / 2, height - 5, "difference of M-H"))
     y = top
     for (category, row), used in zip(gains.items(), heights, strict=True):
@@ -129,6 +129,10 @@ def gain_chart(
             parts.append(_diamond(place(published[category]), start + bar * len(row) / 2 - 1, published[category]))
         y += used
     return svg(parts, height, label), height
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 def _gain(place, value: float, y: float, thickness: float, colour: str, name: str) -> list[Markup]:  # type: ignore[no-untyped-def]

@@ -34,7 +34,7 @@ def qualitative_figure(tuples: Sequence[SheetTuple], *, baseline: str = "", note
     caption = (
         "Below every picture: its similarity to the anchor by each scorer. A distractor is won (✓) by a scorer when "
         "all of the anchor's positives are more similar to the anchor than the distractor is, and lost (✗) otherwise. "
-        f"{note}"
+        f"Dark edge: the anchor; blue: its identity's other views; light: distractors. {note}"
     )
     return _sheet("figure7-tuples", "Tuples", caption.strip(), tuples, baseline)
 
@@ -84,23 +84,24 @@ def _panel(item: SheetTuple, scorers: Sequence[str], colours: Mapping[str, str])
     shown = _pictures(item)
     heading = f"{item.identity_id} · {item.category}" if item.category else item.identity_id
     parts: list[Markup] = [text(0, 15, shortened(heading, WIDTH), anchor="start", weight="600")]
-    oracle = any(one.oracle is not None for _, one in shown)
-    lines = len(scorers) + oracle
-    row_height = _SIDE + _LINE * (1 + lines) + 12
+    tops = [24.0]
+    for n in range(0, len(shown), _IN_A_ROW):
+        graded = any(one.oracle is not None for _, one in shown[n : n + _IN_A_ROW])
+        tops.append(tops[-1] + _SIDE + _LINE * (1 + len(scorers) + graded) + 12)
     for n, (role, one) in enumerate(shown):
-        x, y = (n % _IN_A_ROW) * (_SIDE + _GAP), 24 + (n // _IN_A_ROW) * row_height
+        x, y = (n % _IN_A_ROW) * (_SIDE + _GAP), tops[n // _IN_A_ROW]
         said = _said(role, one)
         parts.append(picture(x, y, _SIDE, one.image, name=f"{said} of {item.identity_id}", edge=_EDGES[role]))
         below = y + _SIDE + _LINE
         # The role is in the edge's colour; the label says which view or engine.
-        label = shortened(one.label or role, _SIDE, SMALL) if role != "anchor" else "anchor"
+        label = shortened(one.label or role, 0.93 * _SIDE, SMALL) if role != "anchor" else "anchor"
         parts.append(text(x, below - 2, label, anchor="start", size=SMALL, weight="600"))
         for k, scorer in enumerate(scorers):
             parts += _line(x, below + _LINE * (k + 1), role, one, item, scorer, colours[scorer])
         if one.oracle is not None:
             said = f"oracle {number(one.oracle, 3)}"
             parts.append(text(x, below + _LINE * (len(scorers) + 1) - 2, said, anchor="start", size=SMALL, colour=SOFT))
-    height = 24 + row_height * math.ceil(len(shown) / _IN_A_ROW)
+    height = tops[-1]
     label = f"Tuple {item.identity_id} with similarities"
     return Panel(svg=svg(parts, height, label), height=height)
 

@@ -48,7 +48,7 @@ _SHOWN = (
     # benchmark, metric, said, percent, column of the published table
     (NEARID, "ssr", "SSR", True, "nearid_ssr"),
     (NEARID, "pa", "PA", True, "nearid_pa"),
-    (NEARID, "ordering", "ordering", True, ""),
+    (NEARID, "ordering", "Ordering", True, ""),
     (MTG, "m_o", "M-O", False, "mtg_mo"),
     (MTG, "ssr", "SSR, part-level", True, "mtg_ssr"),
     ("dreambench-plus", "m_h", "M-H", False, "dbpp_mh"),
