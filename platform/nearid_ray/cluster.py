@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,11 @@ def in_main_thread() -> bool:
 def _terminate(*_: object) -> None:
     """End the job in order; where that fails or takes too long, end the process: every file is whole at any time."""
 
+    _end_soon()
+    raise Terminated
+
+
+def _end_soon() -> None:
     def end() -> None:
         time.sleep(_GRACE_S)
         release_held()
@@ -103,7 +108,31 @@ def _terminate(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
     threading.Thread(target=end, daemon=True).start()
     Terminated.received = True
-    raise Terminated
+
+
+@contextmanager
+def told_to_end(tell: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM calls `tell`, on a thread of its own, and the block then ends by itself; raises Terminated after it.
+
+    Where it takes too long the process ends, as ever.
+    """
+    if not in_main_thread():
+        yield
+        return
+
+    def told(*_: object) -> None:
+        _end_soon()
+        threading.Thread(target=tell, daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, told)
+    received = Terminated.received
+    try:
+        yield
+    finally:
+        if Terminated.received == received and before is not None:
+            signal.signal(signal.SIGTERM, before)
+    if Terminated.received and not received:
+        raise Terminated
 
 
 def _check_address(address: str) -> None:

@@ -10,7 +10,7 @@ class UsageError(ValueError):
 
 
 class StoreError(OSError):
-    """A store that cannot do its part now: a full disk, a server that keeps failing.
+    """A store or machine that cannot do its part now: a full disk, a server that keeps failing, processes that die.
 
     Nothing is wrong with the command: run again later, it goes on. Jobs print the message without a traceback and end
     with exit code 1.

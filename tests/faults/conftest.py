@@ -3,14 +3,20 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from tests.faults.cells import Seen
 from tests.faults.jobs_under_test import CHAIN, slowed
+from tests.faults.servers import S3
 from tests.faults.world import World
+from tests.s3.conftest import cannot_run, environment, running_server
+from tests.s3.faulty_proxy import faulty_proxy
+from tests.s3.swift_server import SECRET
 
 REPORT = "NEARID_FAULTS_REPORT"
 """Variable that names the file to which a line is added for each cell."""
@@ -19,16 +25,42 @@ REPORT = "NEARID_FAULTS_REPORT"
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The cluster, and the undisturbed run of every job on it, in `made`."""
-    world = World(tmp_path_factory.mktemp("faults"))
-    try:
+    with ExitStack() as stack:
+        s3 = S3()
+
+        def servers(host: str) -> dict[str, str]:
+            folder = tmp_path_factory.mktemp("swift")
+            if cannot_run(folder):
+                return {}
+            server = stack.enter_context(running_server(folder))
+            pafs.S3FileSystem(
+                endpoint_override=server.endpoint, access_key="test:tester", secret_key=SECRET,
+                region="us-east-1", allow_bucket_creation=True,
+            ).create_dir("nearid")  # fmt: skip
+            endpoint = stack.enter_context(faulty_proxy(server.port, s3, host))
+            s3.there = True
+            wanted = environment(server, folder) | {"AWS_ENDPOINT_URL": endpoint}
+            mine = {name: value for name, value in wanted.items() if name.startswith("AWS_")}
+            stack.enter_context(changed_environment(mine))
+            return mine
+
+        world = World(tmp_path_factory.mktemp("faults"), servers, s3=s3)
+        stack.callback(world.close)
         for job in CHAIN:
             world.begin(slowed(job, 0.0))
             run = world.start(job.command(world.made, str(world.made / job.name)))
             assert run.wait(300) == 0, run.said()
             assert world.await_end()[1] == []
         yield world
-    finally:
-        world.close()
+
+
+@contextmanager
+def changed_environment(wanted: dict[str, str]) -> Iterator[None]:
+    """This process's environment with these variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture

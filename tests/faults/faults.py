@@ -3,14 +3,15 @@
 A fault is a function of (world, cell, run): it waits for its point, strikes, and says what it hit.
 """
 
+import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.faults.jobs_under_test import JobUnderTest
+from tests.faults.machine import NOTICE_S
 from tests.faults.world import Event, Run, World, kill
 
 WORK = ("shard", "prepare", "finish", "step")
@@ -96,25 +97,29 @@ def terminate_driver(world: World, job: JobUnderTest, run: Run, drawn: random.Ra
     return Struck("SIGTERM to the driver")
 
 
-def drain_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
-    """The notice of a spot machine: the node is drained, and all its processes are killed some seconds later."""
+def take_node_away(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """The end of a spot machine: SIGTERM to the node, which tells the cluster and goes some seconds later."""
     flying = _point(world, job, run, drawn, job.kind)
     name = drawn.choice(sorted({event.node for event in flying}))
-    notice_s = 15
-    world.machine.drain(name, notice_s)
-    time.sleep(notice_s)
-    lost = [event for event in world.in_flight(*WORK) if event.node == name]
-    world.machine.kill(name)
-    return Struck(f"node {name}, told {notice_s} s ahead", lost, name)
+    world.machine.take_away(name)
+    lost = [event for event in world.unended(*WORK) if event.node == name]
+    return Struck(f"node {name}, {NOTICE_S} s after SIGTERM", lost, name)
 
 
-def finish_early(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
-    """Nothing."""
-    return Struck("nothing")
+def terminate_worker(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """SIGTERM to one process that makes rows or steps."""
+    hit = drawn.choice(_point(world, job, run, drawn, job.kind))
+    os.kill(hit.pid, signal.SIGTERM)
+    return Struck(f"SIGTERM to the process at {hit.name} on node {hit.node}")
 
 
-def mlflow_away(server: "subprocess.Popen | None") -> None:
-    """End the server."""
-    if server is not None:
-        server.kill()
-        server.wait()
+def nothing(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """The fault is in place from the beginning."""
+    return Struck("")
+
+
+def set_off(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """What the cell's setting has in its hands: a server that fails."""
+    _point(world, job, run, drawn, job.kind)
+    world.strike()
+    return Struck("")

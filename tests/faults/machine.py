@@ -29,6 +29,8 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "4",
 }
 """A node that does not answer is dead after some 20 s."""
+NOTICE_S = 15
+"""How long a node that gets SIGTERM stays."""
 
 
 @dataclass
@@ -130,7 +132,10 @@ class Machine:
 
     def surroundings(self, name: str) -> dict[str, str]:
         """The environment of a node's processes, or of a driver."""
-        own = {"RAY_AUTH_MODE": "disabled", "NEARID_NODE": name, "RAY_DISABLE_IMPORT_WARNING": "1"}
+        own = {"RAY_AUTH_MODE": "disabled", "NEARID_NODE": name}
+        own["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = str(NOTICE_S)
+        if self.spaces:
+            own["GLOO_SOCKET_IFNAME"] = "eth0"
         kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS",)}
         return {**kept, **HEALTH, **own, **self.environment}
 
@@ -168,14 +173,11 @@ class Machine:
         else:
             node.signal(signal.SIGCONT)
 
-    def drain(self, name: str, notice_s: float) -> None:
-        """Tell the cluster that a node will be taken away, as a cloud does some time before it takes a spot machine."""
-        address = self.nodes[name].address
-        node_id = next(entry.split()[1] for entry in self.alive() if entry.split()[0] == address)
-        deadline_ms = int((time.time() + notice_s) * 1000)
-        self._ask(
-            f"print(g.drain_node({node_id!r}, 2, 'the machine is taken away', {deadline_ms}))  # 2: preemption",
-        )
+    def take_away(self, name: str) -> None:
+        """SIGTERM to `ray start`, as a cloud or Kubernetes ends a node: it says so to the cluster, waits, and goes."""
+        self.nodes[name].started.send_signal(signal.SIGTERM)
+        self.nodes[name].started.wait(4 * NOTICE_S)
+        self.kill(name)
 
     def restore(self, name: str) -> None:
         """Make a node whole again after whatever happened to it."""

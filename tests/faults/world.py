@@ -15,6 +15,7 @@ import psutil
 
 from tests.faults.jobs_under_test import JobUnderTest
 from tests.faults.machine import Machine
+from tests.faults.servers import S3, MlflowServer
 
 ROOT = Path(__file__).resolve().parents[2]
 OBSERVED = Path(__file__).parent / "observed"
@@ -73,6 +74,7 @@ class World:
         folder: Path,
         prepare: Callable[[str], dict[str, str]] | None = None,
         nodes: tuple[str, ...] = ("a", "b"),
+        s3: "S3 | None" = None,
     ) -> None:
         """`prepare` gives what is added to the environment, told the address at which nodes reach this process."""
         self.folder, self.observed = folder, folder / "observed"
@@ -89,6 +91,10 @@ class World:
             }
         )
         self.runs = 0
+        self.s3 = s3 or S3()
+        self.strike: Callable[[], None] = lambda: None
+        """What the present cell's fault does, where its setting has it in its hands."""
+        self._mlflow: MlflowServer | None = None
         try:
             if prepare is not None:
                 self.machine.environment |= prepare(self.machine.host)
@@ -99,7 +105,15 @@ class World:
             raise
 
     def close(self) -> None:
+        if self._mlflow is not None:
+            self._mlflow.kill()
         self.machine.close()
+
+    def mlflow(self) -> MlflowServer:
+        """The MLflow server, started when it is first asked for."""
+        if self._mlflow is None:
+            self._mlflow = MlflowServer(self.folder / "mlflow", self.machine.host)
+        return self._mlflow
 
     def begin(self, job: JobUnderTest) -> None:
         """Forget what was observed, and set the job's pace."""
@@ -107,19 +121,14 @@ class World:
         (self.observed / "deadly").unlink(missing_ok=True)
         (self.observed / "pace").write_text(str(job.pace_s))
 
-    def start(self, command: tuple[str, ...], environment: dict[str, str] | None = None) -> Run:
+    def start(self, command: tuple[str, ...]) -> Run:
         """A job's driver on the head node."""
         self.runs += 1
         name, *flags = command
         log = self.folder / f"run-{self.runs:03}-{name}.log"
         argv = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *flags]
-        before = dict(self.machine.environment)
-        self.machine.environment |= environment or {}
-        try:
-            with log.open("wb") as stream:
-                process = self.machine.drive(argv, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
-        finally:
-            self.machine.environment = before
+        with log.open("wb") as stream:
+            process = self.machine.drive(argv, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
         return Run(process, log)
 
     def events(self) -> list[Event]:
@@ -132,13 +141,17 @@ class World:
 
     def in_flight(self, *kinds: str) -> list[Event]:
         """Pieces that are begun, not ended, and whose process lives."""
+        return [event for event in self.unended(*kinds) if psutil.pid_exists(event.pid)]
+
+    def unended(self, *kinds: str) -> list[Event]:
+        """Pieces that are begun and not ended by the same process."""
         open_: dict[tuple[int, str, str], Event] = {}
         for event in self.events():
             if event.event == "begun":
                 open_[event.pid, event.kind, event.name] = event
             else:
                 open_.pop((event.pid, event.kind, event.name), None)
-        return [event for event in open_.values() if event.kind in kinds and psutil.pid_exists(event.pid)]
+        return [event for event in open_.values() if event.kind in kinds]
 
     def await_work(self, run: Run, kind: str, count: int, *kinds: str, timeout_s: float = 240.0) -> list[Event]:
         """Wait until so many pieces have begun and some of `kinds` are in flight; those."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,17 @@ class Server:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """OpenStack Swift with its S3 interface; it ends with the tests."""
-    python = os.environ.get(SERVER_PYTHON, "")
     folder = tmp_path_factory.mktemp("swift")
-    if reason := _cannot_run(python, folder):
+    if reason := cannot_run(folder):
         pytest.skip(reason)
+    with running_server(folder) as server:
+        yield server
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """The server on a folder, as long as the block lasts."""
+    python = os.environ[SERVER_PYTHON]
     port = _free_ports(4)
     log = folder / "server.log"
     with log.open("w") as said:
@@ -131,7 +139,9 @@ def jobs(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         runner.close()
 
 
-def _cannot_run(python: str, folder: Path) -> str:
+def cannot_run(folder: Path) -> str:
+    """Why there can be no server on this folder; "" where there can."""
+    python = os.environ.get(SERVER_PYTHON, "")
     if not python:
         return (
             f"no S3 server: `make s3` installs one (OpenStack Swift); then set {SERVER_PYTHON}=.venv/s3/bin/python; "

@@ -21,8 +21,8 @@ Fault = Callable[[str, str], Answer | None]
 
 
 @contextmanager
-def faulty_proxy(server_port: int, fault: Fault) -> Iterator[str]:
-    """Endpoint of a proxy that answers some requests itself and passes on all others."""
+def faulty_proxy(server_port: int, fault: Fault, host: str = "127.0.0.1") -> Iterator[str]:
+    """Endpoint of a proxy on `host` that answers some requests itself and passes on all others."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -71,11 +71,11 @@ def faulty_proxy(server_port: int, fault: Fault) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    proxy = ThreadingHTTPServer((host, 0), Handler)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{proxy.server_port}"
+        yield f"http://{host}:{proxy.server_port}"
     finally:
         proxy.shutdown()
         proxy.server_close()

@@ -106,6 +106,8 @@ def owned(place: Location, job: str, *, break_lock: bool = False, heartbeat_s: f
                         "Run it again when the other one is done."
                     )
     finally:
+        if lock in _held:
+            _sweep(place)  # what killed workers of this job left
         _held.discard(lock)
         lock.release()
         for folder in made:

@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -21,9 +22,11 @@ from tqdm import tqdm
 from nearid_ray import cluster
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 from schemas import TABLES
 
+_DEATHS = 4
+"""So often a process may die at a shard (killed nodes count too) before the job ends; Ray Data would try for ever."""
 _SILENCE_S = 60.0
 """After so long without a finished shard the driver says what it waits for."""
 
@@ -174,7 +177,7 @@ def _run_on_ray(
     pool = ray.data.ActorPoolStrategy(size=workers)
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset: Any = ray.data.from_arrow(list(shards))
-    arguments: dict[str, Any] = {"fn_constructor_args": (task, output.location.uri)}
+    arguments: dict[str, Any] = {"fn_constructor_args": (task, output.location.uri), "max_task_retries": _DEATHS - 1}
     if gpus:
         packed = whole | {"batch_size": 1}  # a packed shard is one row
         dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
@@ -185,7 +188,11 @@ def _run_on_ray(
     records = []
     errors = 0
     total = sum(map(output_rows, shards))
-    with _Watchdog(title) as watchdog, tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar:
+    with (
+        _deaths_in_words(output),
+        _Watchdog(title) as watchdog,
+        tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar,
+    ):
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record in batch.to_pylist():
                 records.append(record)
@@ -194,6 +201,21 @@ def _run_on_ray(
                 bar.update(record["rows"])
                 bar.set_postfix(errors=errors, refresh=False)
     return records
+
+
+@contextmanager
+def _deaths_in_words(output: Dataset) -> Iterator[None]:
+    """What it means that processes died at their work, again and again."""
+    try:
+        yield
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        missing = output.missing_shards()
+        raise StoreError(
+            f"{output.location.uri}: processes died {_DEATHS} times at one piece of work, one of the shards "
+            f"{', '.join(missing[:8])}{' ...' if missing[8:] else ''}. The same command goes on. If it ends so again, "
+            "too little memory is likely (lower workers or the rows of a shard), or a picture that crashes its reader "
+            f"(plan/*.parquet in the output names each shard's rows). Ray says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class _WholeShard:
@@ -295,8 +317,8 @@ def _shards_with_errors(output: Dataset) -> Iterator[str]:
 def _error_examples(output: Dataset, most: int = 3) -> tuple[str, ...]:
     table = TABLES.get((output.settings() or {}).get("table", ""))
     key = list(table.key[:1]) if table else []
-    rows = output.read(columns=[*key, "error"], where=pc.field("error") != "").to_pylist()
-    return tuple(dict.fromkeys(": ".join(row.values()) for row in rows))[:most]
+    rows = output.read(columns=[*key, "error"], where=pc.field("error") != "").slice(0, 100 * most).to_pylist()
+    return tuple(dict.fromkeys(": ".join(map(str, row.values())) for row in rows))[:most]
 
 
 def _write_log(place: Location, records: list[dict[str, Any]]) -> None:

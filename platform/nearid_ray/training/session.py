@@ -8,19 +8,22 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 
+from nearid_ray.training.notice import HearSigterm
+
 # Ray Train's controller looks for news from the workers this often; the default of 2 s is what a report costs at worst.
 _POLL_S = "0.2"
 
 
 class LeanTrainer(TorchTrainer):
-    """TorchTrainer without the helpers that a session of one program has no use for.
+    """TorchTrainer whose workers hear SIGTERM, without the helpers that a session of one program has no use for.
 
-    Each costs a process of 2 to 3 s of start-up: one serves datasets (there are none here), one frees resources when
-    the controller dies (which ends a private session anyway; without a dashboard it only prints errors).
+    Each of these costs a process of 2 to 3 s of start-up: one serves datasets (there are none here), one frees
+    resources when the controller dies (which ends a private session anyway; without a dashboard it only prints errors).
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks.append(HearSigterm())
         unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if session_is_private() else set())
         return [callback for callback in callbacks if type(callback).__name__ not in unused]
 
@@ -36,6 +39,8 @@ def ray_train_environment() -> Iterator[None]:
     wanted = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_S,
         "RAY_TRAIN_METRICS_ENABLED": "0",
+        # An elastic group that cannot start with all its workers tries with fewer after so long.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
         # What workers print reaches the driver as it is; patched, it is logged besides.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     }

@@ -196,7 +196,12 @@ class WorkerSettings:
     """Where training runs. None of it changes what is learned, up to rounding."""
 
     workers: int = 2
-    """Processes that share every batch; 1 or more."""
+    """Processes that share every batch; 1 or more. With `min_workers` the largest number of them."""
+    min_workers: int = 0
+    """Train with as few workers as these where nodes leave, and with more as nodes join; batches stay the same. 1 to
+    workers; 0 always waits for all of them."""
+    resize_every_s: float = 60.0
+    """With `min_workers`: seconds between two looks at whether more workers would fit; more than 0."""
     gpu: bool | None = None
     """Whether each worker takes a GPU; by default where the cluster has one for each of them."""
     threads: int = 1
@@ -214,6 +219,13 @@ class WorkerSettings:
             _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
         for name in ("max_failures", "micro_batch"):
             _check(name, getattr(self, name), "0 or more", lambda v: v >= 0)
+        _check("min_workers", self.min_workers, f"0 to workers ({self.workers})", lambda v: 0 <= v <= self.workers)
+        _check("resize_every_s", self.resize_every_s, "a number above 0", lambda v: math.isfinite(v) and v > 0)
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers that may train."""
+        return self.min_workers or self.workers
 
 
 def grouped(runs: Mapping[str, TrainSettings]) -> list[dict[str, TrainSettings]]:

@@ -19,6 +19,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import get_device
 
+from nearid_ray.cluster import Terminated
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.models.head import AttentionPoolingHead
@@ -26,6 +27,7 @@ from nearid_ray.training.checkpoints import Held, checkpoint_of, last_checkpoint
 from nearid_ray.training.following import ROWS, OnRows, following, rows_text
 from nearid_ray.training.history import HistoryRow
 from nearid_ray.training.loop import HeadTraining, Rows
+from nearid_ray.training.notice import END, NOTHING, Notices, driver_notice
 from nearid_ray.training.outputs import TrainedHead
 from nearid_ray.training.pool import Workers
 from nearid_ray.training.session import LeanTrainer, ray_train_environment, session_is_private
@@ -99,6 +101,7 @@ def train_many(
         UsageError: settings, cache and head do not fit each other, or not the checkpoints under `name`.
         FloatingPointError: a loss or gradient was not finite.
         StoreError: there is no room for a checkpoint.
+        Terminated: SIGTERM came; the last step's state is saved.
         ray.train.TrainingFailedError: workers failed more often than allowed.
     """
     where = where or WorkerSettings()
@@ -119,7 +122,7 @@ def train_many(
         steering.failed(held.failed)
     if len(held.ended()) < len(runs):
         _check_cpus(where)
-        gpu = where.gpu if where.gpu is not None else ray.cluster_resources().get("GPU", 0) >= where.workers
+        gpu = where.gpu if where.gpu is not None else ray.cluster_resources().get("GPU", 0) >= where.fewest
         config = {
             "runs": dict(runs),
             "origins": origins,
@@ -130,15 +133,11 @@ def train_many(
             "steering": steering,
         }
         try:
-            with following(on_rows) as followers, ray_train_environment():
+            with following(on_rows) as followers, ray_train_environment(), driver_notice() as config["notice"]:
                 result = LeanTrainer(
                     _train_worker,  # type: ignore[arg-type]
                     train_loop_config=config,
-                    scaling_config=ScalingConfig(
-                        num_workers=where.workers,
-                        use_gpu=gpu,
-                        resources_per_worker={"CPU": where.threads, **({"GPU": 1} if gpu else {})},
-                    ),
+                    scaling_config=_scaling(where, gpu),
                     run_config=RunConfig(
                         name=name,
                         storage_path=path,
@@ -158,6 +157,8 @@ def train_many(
         problem = result.return_value  # type: ignore[attr-defined]
         if problem:
             kind, message = problem
+            if kind == "ended":
+                raise Terminated
             raise (UsageError if kind == "usage" else FloatingPointError)(message)
         held = read_checkpoint(result.checkpoint, runs, origins)
     return {run: TrainedHead.of(run, runs[run], held.finished[run]) for run in runs if run in held.finished}
@@ -186,10 +187,17 @@ def check_runs(
                     f"{where.workers}; some would never have a sample. Raise global_batch or lower workers"
                 )
         training = HeadTraining({name: deepcopy(head) for name in group}, cache, group)
-        if where:
-            _check_equal_parts(training, where.workers)
+        for count in range(where.fewest, where.workers + 1) if where else ():
+            _check_equal_parts(training, count)
         origins |= {name: run.origin for name, run in training.runs.items()}
     return origins
+
+
+def _scaling(where: WorkerSettings, gpu: bool) -> ScalingConfig:
+    number: Any = (where.fewest, where.workers) if where.min_workers else where.workers
+    elastic: dict[str, Any] = {"elastic_resize_monitor_interval_s": where.resize_every_s} if where.min_workers else {}
+    resources = {"CPU": where.threads, **({"GPU": 1} if gpu else {})}
+    return ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources, **elastic)
 
 
 def _is_full(error: ray.train.TrainingFailedError) -> bool:
@@ -218,9 +226,9 @@ def _check_cpus(where: WorkerSettings) -> None:
     if not ray.is_initialized() or not session_is_private():
         return
     available = ray.cluster_resources().get("CPU", 0)
-    if where.workers * where.threads > available:
+    if where.fewest * where.threads > available:
         raise UsageError(
-            f"{where.workers} workers x {where.threads} CPUs are more than the {available:g} of this Ray session; "
+            f"{where.fewest} workers x {where.threads} CPUs are more than the {available:g} of this Ray session; "
             "lower workers or threads"
         )
 
@@ -233,7 +241,13 @@ def _train_worker(config: dict[str, Any]) -> tuple[str, str] | None:
         return "usage", str(error)
     except FloatingPointError as error:
         return "number", str(error)
+    except _Ended:
+        return "ended", ""
     return None
+
+
+class _Ended(Exception):
+    """The driver was asked to end, and the state is saved."""
 
 
 def _train_all(config: dict[str, Any]) -> None:
@@ -242,6 +256,7 @@ def _train_all(config: dict[str, Any]) -> None:
     # Ray Train announces every report by a logger outside its own hierarchy, which its log level does not reach.
     logging.getLogger().setLevel(logging.WARNING)
     workers, device = Workers.current(), get_device()
+    config = config | {"notices": Notices(config["notice"])}
     cache = config["source"].open(str(device), where.threads)
     held = read_checkpoint(ray.train.get_checkpoint(), config["runs"], config["origins"])
     for group in grouped(config["runs"]):
@@ -266,13 +281,15 @@ def _train_all(config: dict[str, Any]) -> None:
 def _train_group(training: HeadTraining, held: Held, config: dict[str, Any], workers: Workers) -> None:
     """Train runs to their end, reporting validations and checkpoints; `held` is brought up to date."""
     unsaid: list[tuple[str, dict[str, Any]]] = []
+    notices: Notices = config["notices"]
     for rows in training.run():
         unsaid += [(name, asdict(row)) for name, row in rows.items()]
         if config["on_row"] is not None and workers.rank == 0:
             for name, row in rows.items():
                 config["on_row"](name, row, training.steps)
         row = next(iter(rows.values()))
-        due = training.checkpoint_due
+        notice = notices.due(workers, training.device)
+        due = training.checkpoint_due or notice != NOTHING
         _steer(training, held, rows, config["steering"], workers)
         if training.step == training.steps:
             held.finish(training.state())
@@ -283,6 +300,10 @@ def _train_group(training: HeadTraining, held: Held, config: dict[str, Any], wor
             ended = not training.runs
             _report(held if due or ended else None, said | {ROWS: rows_text(unsaid)}, workers)
             unsaid = []
+        if notice != NOTHING:
+            notices.leave_if_told()
+        if notice == END and training.step < training.steps:
+            raise _Ended
     if training.failed and not training.runs:  # the last ones left without a row
         _steer(training, held, {}, config["steering"], workers)
         _report(held, {"step": training.step, ROWS: rows_text(unsaid)}, workers)
