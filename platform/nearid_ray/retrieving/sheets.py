@@ -92,10 +92,29 @@ def neighbour_sheet(
     return contact_sheet(cells, captions, cell_px=CELL_PX)
 
 
+def cluster_sheet(clusters: Sequence[Sequence[Mapping[str, Any]]], pictures: PictureFinder) -> np.ndarray:
+    """One line a cluster: its members, (H, W, 3).
+
+    Frames are green where a member shows the identity that most of the cluster's members show, red where it shows
+    another, grey where that is not known.
+
+    Args:
+        clusters: members of each, with the columns of `KEY`, `similarity`, and `right`: True, False or None.
+    """
+    found = pictures.read([key_of(row) for members in clusters for row in members])
+    colours = {None: UNKNOWN, True: SAME, False: OTHER}
+    cells = [[framed(found.get(key_of(row)), colours[row["right"]]) for row in members] for members in clusters]
+    captions = [
+        [f"cluster {row['cluster']}, {row['similarity']:.3f}\n{described(row)}" for row in members]
+        for members in clusters
+    ]
+    return contact_sheet(cells, captions, cell_px=CELL_PX)
+
+
 def described(row: Mapping[str, Any]) -> str:
-    """A gallery picture's identity and view, or the engine that made it."""
+    """A gallery picture's identity and view, and below them the engine that made it."""
     where = f" {row['view_index']}" if row["view_index"] >= 0 else ""
-    return f"{short(row['identity_id'])}{where} {row['engine']}".strip()
+    return f"{short(row['identity_id'])}{where}\n{row['engine']}".strip()
 
 
 def short(name: str) -> str:
