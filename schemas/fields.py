@@ -1,6 +1,7 @@
 """Building blocks of the data contract: described fields, the image type, tables with keys and references."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -70,7 +71,11 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema, with the table's name, the contract's version and the Hugging Face features."""
-        schema = pa.schema(list(self.fields))
+        return self.schema_with(())
+
+    def schema_with(self, further: Sequence[pa.Field]) -> pa.Schema:
+        """The schema of a dataset that has further columns after those of the contract."""
+        schema = pa.schema([*self.fields, *further])
         metadata = {
             "nearid_table": self.name,
             "nearid_schema_version": SCHEMA_VERSION,

@@ -14,6 +14,8 @@ from nearid_ray.models.head import AttentionPoolingHead
 
 WEIGHTS_FILE = "head.safetensors"
 CARD_FILE = "head.json"
+CALIBRATION_FILE = "calibration.json"
+"""What may lie beside a head, or in a release: from its similarities to probabilities (`scoring.calibrated`)."""
 _FORMAT = 1
 
 

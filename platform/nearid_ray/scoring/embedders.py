@@ -27,6 +27,10 @@ from nearid_ray.models.backbone import Backbone
 _FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*|.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
+class FunctionFailed(UsageError):
+    """A person's function raised an error."""
+
+
 class Embedder(Protocol):
     """Pictures in, vectors out."""
 
@@ -91,7 +95,8 @@ class FunctionEmbedder:
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """
         Raises:
-            UsageError: the function raises, or gives something else than an array (N, D) of numbers.
+            FunctionFailed: the function raises.
+            UsageError: it gives something else than an array (N, D) of numbers.
         """
         try:
             given = self.function(list(images))
@@ -99,7 +104,7 @@ class FunctionEmbedder:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(
+            raise FunctionFailed(
                 f"the scorer {self.spec} raised {type(error).__name__} on {len(images)} picture(s): {error}"
             ) from error
         if value_ND.ndim != 2 or len(value_ND) != len(images) or not value_ND.shape[1]:

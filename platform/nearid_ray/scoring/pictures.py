@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nearid_ray.data import s3
 from nearid_ray.data.images import MAX_PIXELS, decode_mask, decode_rgb, foreground_only, mask_of, rgb_of
-from nearid_ray.data.store import locate
+from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import StoreError, UsageError
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | bytes"
@@ -107,7 +109,7 @@ def read_encoded(uri: str) -> bytes:
     try:
         if "://" not in uri:
             return Path(uri).expanduser().read_bytes()
-        return locate(uri).read_bytes()
+        return _place(uri).read_bytes()
     except StoreError:
         raise
     except FileNotFoundError as error:
@@ -118,6 +120,20 @@ def read_encoded(uri: str) -> bytes:
         raise ValueError(str(error).removeprefix(f"{uri}: ")) from error
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror or error})") from error
+
+
+def _place(uri: str) -> Location:
+    """As `locate` finds it; the connection to a bucket is kept, as making one asks the server."""
+    bucket, slash, key = uri.partition("://")[2].partition("/")
+    if not s3.is_s3(uri) or not slash:
+        return locate(uri)
+    s3.check_uri(uri)
+    return _bucket(bucket).child(key)
+
+
+@lru_cache(maxsize=64)
+def _bucket(name: str) -> Location:
+    return locate(f"s3://{name}")
 
 
 def _decoded(

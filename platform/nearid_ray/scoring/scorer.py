@@ -5,6 +5,7 @@ Axes: N pictures or pairs, D embedding width.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nearid_ray.data.store import locate
+from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
-from nearid_ray.models.backbone import Precision, load_backbone, resolve_dtype
-from nearid_ray.models.checkpoint import CARD_FILE, load_head
+from nearid_ray.models.backbone import TOYBOX_BACKBONE, Precision, load_backbone, resolve_dtype
+from nearid_ray.models.checkpoint import CALIBRATION_FILE, CARD_FILE, load_head
 from nearid_ray.models.release import local_copy
+from nearid_ray.scoring.calibrated import ConditionCalibration, StoredCalibration, read_calibration
 from nearid_ray.scoring.embedders import Embedder, ModelEmbedder, is_function, load_function
 from nearid_ray.scoring.pictures import Picture, as_list, described, masks_list, read_foreground, read_picture
 
@@ -40,12 +42,20 @@ class Scorer:
         name: what it is called in tables and answers.
         batch_size: pictures that go through the model at a time.
         embedder: what makes the embeddings.
+        calibration: what lay beside the weights, or was given; None where there is none.
     """
 
-    def __init__(self, embedder: Embedder, *, name: str, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        name: str,
+        batch_size: int = BATCH_SIZE,
+        calibration: StoredCalibration | None = None,
+    ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; expected 1 or more")
-        self.embedder, self.name, self.batch_size = embedder, name, batch_size
+        self.embedder, self.name, self.batch_size, self.calibration = embedder, name, batch_size, calibration
 
     def __repr__(self) -> str:
         return f"Scorer({self.embedder.spec!r}, name={self.name!r}, device={self.embedder.device!r})"
@@ -133,6 +143,47 @@ class Scorer:
         count = max(len(first), len(second))
         return cosines(*(np.broadcast_to(side, (count, side.shape[1])) for side in (first_ND, second_ND)))
 
+    def probability(
+        self, a: Picture, b: Picture, *, mask_a: Any = None, mask_b: Any = None, same_share: float | None = None
+    ) -> float:
+        """Probability that two pictures show the same identity, 0..1, by the scorer's calibration.
+
+        Args:
+            same_share: share of same pairs to expect where it is used, above 0 and below 1; by default that of the
+                pairs it was calibrated with.
+
+        Raises:
+            UsageError: as `embed` does; or there is no calibration, or it is another scorer's.
+        """
+        found = self.calibrated(_condition(mask_a, mask_b))
+        similarity = self.similarity(a, b, mask_a=mask_a, mask_b=mask_b)
+        return found.calibration.probability(similarity, same_share=same_share).item()
+
+    def same(
+        self, a: Picture, b: Picture, *, false_accept_rate: float = 0.01, mask_a: Any = None, mask_b: Any = None
+    ) -> bool:
+        """Whether two pictures count as the same identity at the threshold for a wished rate of false accepts.
+
+        Raises:
+            UsageError: as `probability` does; or the calibration has no threshold for this rate.
+        """
+        threshold = self.calibrated(_condition(mask_a, mask_b)).threshold(false_accept_rate)
+        return self.similarity(a, b, mask_a=mask_a, mask_b=mask_b) >= threshold
+
+    def calibrated(self, condition: str = "full") -> ConditionCalibration:
+        """What turns this scorer's similarities into probabilities; "full" or "foreground" (backgrounds blacked out).
+
+        Raises:
+            UsageError: there is none, or it is another scorer's.
+        """
+        if self.calibration is None:
+            raise UsageError(
+                f"the scorer {self.name} has no calibration; fit one on validation pairs with jobs/calibrate.py, or "
+                "give a calibration.json"
+            )
+        self.calibration.check(self.fingerprint, f"the scorer {self.name}")
+        return self.calibration.of(condition)
+
     def _batches(self, pictures: list[Any], masks: list[Any], size: int) -> Iterator[list[NDArray[np.uint8]]]:
         """Decoded pictures, `size` at a time; the next batch is decoded while the model works on one."""
 
@@ -158,6 +209,12 @@ class Scorer:
             pool.shutdown(cancel_futures=True)
 
 
+def _condition(mask_a: Any, mask_b: Any) -> str:
+    if (mask_a is None) != (mask_b is None):
+        raise UsageError("one picture has a mask, the other has none; calibrations hold for both or neither")
+    return "full" if mask_a is None else "foreground"
+
+
 def cosines(first_ND: NDArray[np.floating], second_ND: NDArray[np.floating]) -> NDArray[np.float64]:
     """Cosine of each pair of rows in float64, -1..1; nan where one is not finite.
 
@@ -180,6 +237,7 @@ def load(
     backbone: str | None = None,
     revision: str | None = None,
     image_px: int | None = None,
+    calibration: str = "auto",
 ) -> Scorer:
     """A scorer; see `nearid_ray.load`.
 
@@ -192,29 +250,48 @@ def load(
         backbone: where a trained head's backbone lies now, if not where its card says.
         revision: branch, tag or commit of a model on the hub.
         image_px: side at which DINOv2 and DINOv3 read pictures, if not that of their preprocessor.
+        calibration: auto: calibration.json beside the weights, where there is one; none; or such a file or its folder.
 
     Raises:
         UsageError: there is nothing of that kind, or it cannot be read, or there is no such device.
     """
     if not isinstance(spec, str):
         spec = os.fspath(spec)
-    name = name or default_name(spec)
+    common: dict[str, Any] = {"name": name or default_name(spec), "batch_size": batch_size}
+    if calibration not in ("auto", "none"):
+        common["calibration"] = read_calibration(calibration)
     if is_function(spec) and not Path(spec).exists():
-        return Scorer(load_function(spec), name=name, batch_size=batch_size)
+        return Scorer(load_function(spec), **common)
     device = find_device(device)
     precision = resolve_dtype(dtype, device) if dtype != "auto" or device.startswith("cuda") else "float32"
     place = locate(spec) if "://" in spec or Path(spec).expanduser().is_dir() else None
     options: dict[str, Any] = {"revision": revision, "dtype": precision, "device": device, "image_px": image_px}
+    if calibration == "auto":
+        common["calibration"] = _calibration_beside(spec, place, revision)
     if place is not None and place.child(CARD_FILE).exists():
         head, card = load_head(place)
         model = load_backbone(backbone or card.backbone, **options)
         card.check_backbone(model.fingerprint, f"the backbone {model.spec}")
-        return Scorer(ModelEmbedder(model, head, spec), name=name, batch_size=batch_size)
+        return Scorer(ModelEmbedder(model, head, spec), **common)
     if backbone is not None:
         raise UsageError(f"backbone is {backbone}, but {spec} is no folder of a trained head ({CARD_FILE} is missing)")
     with local_copy(spec) as here:
         model = load_backbone(here, **options)
-    return Scorer(ModelEmbedder(model, model.pooling(), spec), name=name, batch_size=batch_size)
+    return Scorer(ModelEmbedder(model, model.pooling(), spec), **common)
+
+
+def _calibration_beside(spec: str, place: Location | None, revision: str | None) -> StoredCalibration | None:
+    """That of a folder, or of a repository on the hub; None where there is none."""
+    if place is not None:
+        return read_calibration(place) if place.child(CALIBRATION_FILE).exists() else None
+    if spec == TOYBOX_BACKBONE or spec.count("/") != 1:
+        return None
+    from transformers.utils import cached_file
+
+    with contextlib.suppress(OSError, ValueError):  # offline, or no such file: most repositories have none
+        if found := cached_file(spec, CALIBRATION_FILE, revision=revision):
+            return read_calibration(str(found))
+    return None
 
 
 def find_device(device: str) -> str:
