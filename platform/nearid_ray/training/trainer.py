@@ -7,6 +7,7 @@ checkpoints, lost workers are replaced and go on from the last of them, and resu
 import errno
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -134,20 +135,16 @@ def train_many(
         }
         try:
             with following(on_rows) as followers, ray_train_environment(), driver_notice() as config["notice"]:
-                result = LeanTrainer(
-                    _train_worker,  # type: ignore[arg-type]
-                    train_loop_config=config,
-                    scaling_config=_scaling(where, gpu),
-                    run_config=RunConfig(
-                        name=name,
-                        storage_path=path,
-                        storage_filesystem=filesystem,
-                        failure_config=FailureConfig(max_failures=where.max_failures),
-                        checkpoint_config=CheckpointConfig(num_to_keep=2),
-                        logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-                        callbacks=[*followers, *callbacks],  # type: ignore[list-item]
-                    ),
-                ).fit()
+                run_config = RunConfig(
+                    name=name,
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    failure_config=FailureConfig(max_failures=where.max_failures),
+                    checkpoint_config=CheckpointConfig(num_to_keep=2),
+                    logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+                    callbacks=[*followers, *callbacks],  # type: ignore[list-item]
+                )
+                result = _fit(config, where, gpu, run_config)
         except ray.train.TrainingFailedError as error:
             if _is_full(error):
                 raise StoreError(
@@ -191,6 +188,23 @@ def check_runs(
             _check_equal_parts(training, count)
         origins |= {name: run.origin for name, run in training.runs.items()}
     return origins
+
+
+def _fit(config: dict[str, Any], where: WorkerSettings, gpu: bool, run_config: RunConfig) -> ray.train.Result:
+    """Train; Ray Train replaces workers that die, and this its controller, from the last checkpoint."""
+    for died in range(where.max_failures + 1):
+        try:
+            return LeanTrainer(
+                _train_worker,  # type: ignore[arg-type]
+                train_loop_config=config,
+                scaling_config=_scaling(where, gpu),
+                run_config=run_config,
+            ).fit()
+        except ray.exceptions.RayActorError as error:
+            if died == where.max_failures:
+                raise
+            print(f"Ray Train's controller died ({str(error).splitlines()[0]}); training goes on", file=sys.stderr)
+    raise AssertionError("the last try returns or raises")
 
 
 def _scaling(where: WorkerSettings, gpu: bool) -> ScalingConfig:

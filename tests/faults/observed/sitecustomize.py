@@ -74,7 +74,9 @@ def few_rows(module: Any, folder: Path) -> None:
 
 
 def few_items(module: Any, folder: Path) -> None:
-    module.plan_heads.__kwdefaults__["items_per_shard"] = 2 * ROWS
+    for value in vars(module).values():
+        if "items_per_shard" in (defaults := getattr(value, "__kwdefaults__", None) or {}):
+            defaults["items_per_shard"] = 2 * ROWS
 
 
 WHAT = {
@@ -83,6 +85,7 @@ WHAT = {
     "nearid_ray.data.ingest": few_rows,
     "nearid_ray.embedding.extract": few_rows,
     "nearid_ray.evaluation.embed": few_items,
+    "nearid_ray.evaluation.scorers": few_items,
 }
 
 
