@@ -1,6 +1,7 @@
 """Heads on cached tokens, embeddings as a dataset, and what an evaluation writes and reads again."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -139,7 +140,8 @@ def test_embeddings_meet_the_contract_and_say_what_failed(embeddings):
 
 
 def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_path, ray_session):
-    for workers in (1, 2):
+    made = {}
+    for workers in (1, 3):
         other = Dataset(str(tmp_path / str(workers)))
         plan = plan_heads(token_index(), HEADS, other, fingerprint="f", items_per_shard=40)
         run = RunSettings(workers=workers, max_error_share=0.1)
@@ -149,6 +151,11 @@ def test_ray_gives_the_same_bytes_with_any_number_of_workers(embeddings, tmp_pat
         assert len(other.shards()) > 3
         for shard in other.shards():
             assert other.shard(shard).read_bytes() == embeddings.shard(shard).read_bytes()
+        output = locate(str(tmp_path / f"evaluation {workers}"))
+        evaluate([other], output, SETTINGS)
+        made[workers] = {str(f.relative_to(output.path)): f.read_bytes() for f in Path(output.path).rglob("*.*")}
+    assert made[1] == made[3]
+    assert {"similarities/data/000-000000.parquet", "measures.csv", "metrics.json", "missing.csv"} <= set(made[1])
 
 
 def test_a_new_head_adds_shards_and_another_head_of_the_same_name_is_refused(tmp_path):

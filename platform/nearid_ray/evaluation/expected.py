@@ -151,11 +151,15 @@ def warnings_of(similarities: pa.Table, lost: pa.Table) -> list[str]:
                 found.append(f"{who}: one view alone, so nothing to compare; left out")
             else:
                 found.append(f"engine {engine} has no distractor of {_count(rows)} view(s) of {who}")
-    part = lost.filter(pc.field("reason") == NO_SIMILARITY)
-    keys = ["scorer", "condition", "kind", "engine"]
-    for (scorer, condition, kind, engine), rows in _grouped(part, keys):
-        of = f"{kind} pairs" + (f" of engine {engine}" if engine else "")
-        found.append(f"{scorer}, {condition}: no similarity for {_count(rows)} {of}, of {_named(rows)}")
+    alike: dict[str, list[str]] = {}
+    for who, rows in _grouped(lost.filter(pc.field("reason") == NO_SIMILARITY), ["scorer", "condition"]):
+        parts = []
+        for (kind,), mine in _grouped(rows, ["kind"]):
+            engines = sorted(filter(None, mine["engine"].unique().to_pylist()))
+            parts.append(f"{_count(mine)} {kind}" + (f" of {listed(engines)}" if engines else ""))
+        said = f"no similarity for {_count(rows)} pair(s) ({'; '.join(parts)}), of {_named(rows)}"
+        alike.setdefault(said, []).append(", ".join(who))
+    found += [f"{'; '.join(who)}: {said}" for said, who in alike.items()]
     for scorer, condition in constant_scorers(similarities):
         found.append(f"{scorer}, {condition}: the same similarity for every pair, so no trial succeeds and r is 0")
     return found

@@ -108,7 +108,7 @@ def _print_controls(running: job.Job, rates: Sequence[Measure]) -> None:
 
 
 def scorer_summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """scorer -> engine or group -> SSR, PA (with intervals), ordering rate, coverage; shares of 1, on whole pictures."""
+    """scorer -> engine or group -> SSR, PA (with intervals), ordering, coverage; shares of 1, on whole pictures."""
     result: dict[str, dict[str, dict[str, float | int | None]]] = {}
     for row in evaluation.rows:
         if row.condition == "full":
