@@ -12,12 +12,18 @@ S3 := $(VENV)/s3
 export NEARID_S3_SERVER_PYTHON ?= $(abspath $(S3))/bin/python
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check bench env s3 clean
+.PHONY: demo test faults check bench env s3 clean
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output $(OUT) $(ARGS)
 
 test: check s3
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+# Kills, partitions, full disks: an hour or more. What was seen goes to $(FAULTS), and as a table into docs/faults.md.
+FAULTS ?= runs/faults/cells.jsonl
+faults: $(READY) s3
+	NEARID_FAULTS_REPORT=$(abspath $(FAULTS)) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m faults $(ARGS); \
+		ended=$$?; $(BIN)/python -m tests.faults.report $(FAULTS) docs/faults.md; exit $$ended
 
 check: $(READY)
 	$(BIN)/ruff check .

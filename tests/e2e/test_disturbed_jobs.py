@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nearid_ray.data.store import Dataset
 from tests.e2e.conftest import JOBS, photo, summary_of
 
@@ -77,6 +79,7 @@ def lasting(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.faults
 def test_a_job_killed_at_three_random_points_ends_with_the_same_bytes(ray_session, run_job, tmp_path):
     root = photos_without_masks(tmp_path / "my photos")
     command = (*ingest_photos(root, "--output", tmp_path / "tuples"), "--workers", 1)
@@ -107,6 +110,7 @@ def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(ray_session
     assert Dataset(output).read().num_rows == 4
 
 
+@pytest.mark.faults
 def test_jobs_beside_each_other_in_one_folder_share_its_database_and_never_a_dataset(tmp_path):
     def started(name: str, identities: int) -> subprocess.Popen:
         counts = ("--train-identities", 0, "--val-identities", 0, "--test-identities", identities)

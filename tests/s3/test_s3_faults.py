@@ -190,6 +190,7 @@ def owned_by_me(place: str):
     return owned(locate(place), "embed")
 
 
+@pytest.mark.faults
 def test_a_job_on_s3_killed_at_three_random_points_ends_with_the_same_bytes(bucket, through, runner, tmp_path):
     root, source = photos_without_masks(tmp_path / "my photos"), f"{bucket}/photos of mine"
     for path in root.rglob("*.png"):

@@ -188,6 +188,7 @@ with ray_session(num_cpus=2):
     assert shards(tmp_path) == undisturbed
 
 
+@pytest.mark.faults
 def test_a_node_removed_in_mid_run_costs_no_row(elsewhere, tmp_path, undisturbed):
     # Ray is told of GPUs that are not there: decoding, painting and encoding then run apart, two workers a GPU.
     cluster = elsewhere("""
