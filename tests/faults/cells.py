@@ -48,10 +48,15 @@ KINDS: dict[str, Kind] = {
     "row": Kind(title="poisoned row", strike=faults.nothing, prepare=settings.poisoned, either=True),
     "terminate": Kind(title="SIGTERM to the driver", strike=faults.terminate_driver, again=True),
     "preemption": Kind(title="SIGTERM to a node", strike=faults.take_node_away),
+    "elastic": Kind(title="a node leaves and joins", strike=faults.leave_and_join, prepare=settings.elastic),
     "notice": Kind(title="SIGTERM to a worker process", strike=faults.terminate_worker),
 }
 
+ROWS = ("ingest", "synthesize", "embed", "evaluate")
+"""Jobs that make rows on a pool of workers."""
 SENSELESS: dict[tuple[str, str], str] = {
+    **{("elastic", job): "rows are made by whatever workers there are; see SIGKILL of a node" for job in ROWS},
+    **{("notice", job): "nothing is saved within a shard; the same as SIGKILL" for job in ROWS},
     ("row", "tune"): "tune reads what train reads, through the same function",
 }
 """(fault, job) -> why there is no such cell."""
@@ -119,12 +124,11 @@ def run_cell(world: World, kind_name: str, job_name: str, folder: Path) -> Seen:
 
 def _count(world: World, job: JobUnderTest, struck: faults.Struck, seen: Seen) -> None:
     """Rows begun, and how many of them more than once."""
-    ranks = 2 if job.kind == "step" else 1
-    rows = {event.name: event.rows for event in world.begun(job.kind)}
-    begun = sum(event.rows for event in world.begun(job.kind))
+    begun = world.begun(job.kind)
+    rows = {event.name: event.rows for event in begun if event.rows}
     seen.rows = sum(rows.values())
-    seen.made_again = begun // ranks - seen.rows
-    lost = {event.name: event.rows for event in struck.lost}
+    seen.made_again = sum(event.rows for event in begun) - seen.rows
+    lost = {event.name: max(event.rows, rows.get(event.name, 0)) for event in struck.lost}
     seen.in_flight = sum(lost.values())
 
 

@@ -123,3 +123,24 @@ def set_off(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> 
     _point(world, job, run, drawn, job.kind)
     world.strike()
     return Struck("")
+
+
+def leave_and_join(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """A node is killed; when training goes on with the other one alone, it joins again, and both train."""
+
+    def nodes_since(time_s: float) -> set[str]:
+        return {event.node for event in world.begun(job.kind) if event.time > time_s}
+
+    flying = _point(world, job, run, drawn, job.kind)
+    assert {event.node for event in flying} == {"a", "b"}, "the workers are not on two nodes"
+    name = drawn.choice(["a", "b"])
+    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    world.set_pace(2.0)
+    world.machine.kill(name)
+    killed_at = time.time()
+    world.wait_for(run, lambda: nodes_since(killed_at + 1) - {name}, "a step with one worker")
+    world.set_pace(1.0)
+    world.machine.restore(name)
+    world.wait_for(run, lambda: nodes_since(killed_at + 1) == {"a", "b"}, "a step with both workers again")
+    world.set_pace(job.pace_s)
+    return Struck(f"node {name} left and joined; 2, 1, 2 workers", lost)

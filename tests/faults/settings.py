@@ -51,6 +51,13 @@ def plain(world: World, job: JobUnderTest, folder: Path) -> Iterator[Setting]:
 
 
 @contextmanager
+def elastic(world: World, job: JobUnderTest, folder: Path) -> Iterator[Setting]:
+    """One worker a node, as many as there are nodes, and one at the least."""
+    more = ("--threads", "2", "--min-workers", "1", "--resize-every-s", "4")
+    yield Setting(output=str(folder / "out"), source=world.made, more=more)
+
+
+@contextmanager
 def small_disk(world: World, job: JobUnderTest, folder: Path) -> Iterator[Setting]:
     """An output on a file system with room for a part of it, which grows when the job has said so."""
     disk = folder / "disk"

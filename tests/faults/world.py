@@ -119,7 +119,11 @@ class World:
         """Forget what was observed, and set the job's pace."""
         (self.observed / "log").unlink(missing_ok=True)
         (self.observed / "deadly").unlink(missing_ok=True)
-        (self.observed / "pace").write_text(str(job.pace_s))
+        self.set_pace(job.pace_s)
+
+    def set_pace(self, pause_s: float) -> None:
+        """The pause before each piece of work, from now on."""
+        (self.observed / "pace").write_text(str(pause_s))
 
     def start(self, command: tuple[str, ...]) -> Run:
         """A job's driver on the head node."""

@@ -60,7 +60,8 @@ def observe_pipeline(module: Any, folder: Path) -> None:
 
 def observe_training(module: Any, folder: Path) -> None:
     def of_step(training: Any, *_: Any) -> tuple[str, int]:
-        return f"step {training.step + 1}", training.settings.global_batch
+        # The first worker counts for all.
+        return f"step {training.step + 1}", 0 if training.workers.rank else training.settings.global_batch
 
     training = module.HeadTraining
     training._advance = observed(folder, "step", training._advance, of_step)
