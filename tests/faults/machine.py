@@ -111,6 +111,8 @@ class Machine:
         head = name == "head"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address", address, "--object-store-memory", str(150 << 20)]
+        if not self.spaces:  # ports of their own on one address
+            command += ["--min-worker-port", "0", "--max-worker-port", "0", "--dashboard-agent-listen-port", "0"]
         if head:
             command += ["--head", "--port", str(self._port), "--include-dashboard", "false", "--num-cpus", "0"]
             command += ["--temp-dir", str(self.folder)]

@@ -123,7 +123,9 @@ class World:
 
     def set_pace(self, pause_s: float) -> None:
         """The pause before each piece of work, from now on."""
-        (self.observed / "pace").write_text(str(pause_s))
+        new = self.observed / "pace.new"
+        new.write_text(str(pause_s))
+        new.replace(self.observed / "pace")
 
     def start(self, command: tuple[str, ...]) -> Run:
         """A job's driver on the head node."""
