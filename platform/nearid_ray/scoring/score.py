@@ -34,7 +34,7 @@ from nearid_ray.identifiers import content_hash
 from nearid_ray.scoring.calibrated import StoredCalibration
 from nearid_ray.scoring.embedders import FunctionEmbedder, ModelEmbedder
 from nearid_ray.scoring.pair_files import SIDES, PairsFile
-from nearid_ray.scoring.scorer import Scorer, load
+from nearid_ray.scoring.scorer import Scorer, everywhere, load
 from nearid_ray.scoring.tasks import ImagesTask, PairsTask
 from schemas import SCORED_IMAGES, SCORES
 
@@ -142,7 +142,7 @@ def plan_scores(pairs: str, spec: str, output: Location, settings: ScoreSettings
         "revision": settings.revision,
         "image_px": settings.image_px,
     }
-    scorer = load(_everywhere(spec), device="cpu", calibration=settings.calibration, name=None, **options)
+    scorer = load(everywhere(spec), device="cpu", calibration=settings.calibration, name=None, **options)
     if isinstance(scorer.embedder, FunctionEmbedder):
         scorer.embedder.embed([np.full((64, 64, 3), 128, np.uint8)] * 2)  # so that one that cannot work is told of now
     calibration = _checked_calibration(scorer)
@@ -288,14 +288,6 @@ def _checked_calibration(scorer: Scorer) -> StoredCalibration | None:
     if scorer.calibration is not None:
         scorer.calibration.check(scorer.fingerprint, f"the scorer {scorer.name}")
     return scorer.calibration
-
-
-def _everywhere(spec: str) -> str:
-    """The spec with its local path made absolute: a worker has another working directory."""
-    file, colon, function = spec.rpartition(":")
-    if colon and file.endswith(".py"):
-        return f"{Path(file).expanduser().resolve()}:{function}"
-    return str(Path(spec).expanduser().resolve()) if Path(spec).expanduser().is_dir() else spec
 
 
 @contextlib.contextmanager

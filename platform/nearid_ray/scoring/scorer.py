@@ -316,6 +316,14 @@ def find_device(device: str) -> str:
     return device
 
 
+def everywhere(spec: str) -> str:
+    """The spec with its local path made absolute: another process has another working directory."""
+    file, colon, function = spec.rpartition(":")
+    if colon and file.endswith(".py"):
+        return f"{Path(file).expanduser().resolve()}:{function}"
+    return str(Path(spec).expanduser().resolve()) if Path(spec).expanduser().is_dir() else spec
+
+
 def default_name(spec: str) -> str:
     """The name of a scorer that was given none.
 
