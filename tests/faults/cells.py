@@ -46,6 +46,9 @@ KINDS: dict[str, Kind] = {
     "disk": Kind(title="full disk", strike=faults.nothing, prepare=settings.small_disk, again=True),
     "mlflow": Kind(title="MLflow server away for a minute", strike=faults.set_off, prepare=settings.tracked),
     "row": Kind(title="poisoned row", strike=faults.nothing, prepare=settings.poisoned, either=True),
+    "deadly": Kind(
+        title="a row that kills its process every time", strike=faults.set_at_once, prepare=settings.deadly, again=True
+    ),
     "terminate": Kind(title="SIGTERM to the driver", strike=faults.terminate_driver, again=True),
     "preemption": Kind(title="SIGTERM to a node", strike=faults.take_node_away),
     "elastic": Kind(title="a node leaves and joins", strike=faults.leave_and_join, prepare=settings.elastic),

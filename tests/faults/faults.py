@@ -144,3 +144,9 @@ def leave_and_join(world: World, job: JobUnderTest, run: Run, drawn: random.Rand
     world.wait_for(run, lambda: nodes_since(killed_at + 1) == {"a", "b"}, "a step with both workers again")
     world.set_pace(job.pace_s)
     return Struck(f"node {name} left and joined; 2, 1, 2 workers", lost)
+
+
+def set_at_once(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
+    """What the cell's setting has in its hands, before the job begins its work."""
+    world.strike()
+    return Struck("")

@@ -137,6 +137,19 @@ def poisoned(world: World, job: JobUnderTest, folder: Path) -> Iterator[Setting]
     yield prepare.get(job.name, _poisoned_tokens)(world, job, folder)
 
 
+@contextmanager
+def deadly(world: World, job: JobUnderTest, folder: Path) -> Iterator[Setting]:
+    """A piece of work that kills every process that begins it, as a picture does that crashes its reader."""
+    name = "step 20" if job.kind == "step" else "000-000003"
+    place = world.observed / "deadly"
+    yield Setting(
+        output=str(folder / "out"),
+        source=world.made,
+        strike=lambda: place.write_text(name) and None,
+        mend=lambda: place.unlink(missing_ok=True),
+    )
+
+
 def _poisoned_photos(world: World, job: JobUnderTest, folder: Path) -> Setting:
     root, whole = folder / "photos", folder / "whole"
     for identity in range(10):
