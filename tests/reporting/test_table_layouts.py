@@ -25,7 +25,7 @@ def measure(scorer, metric, value, *, benchmark="nearid", name="headline", half=
         scorer=scorer,
         condition=condition,
         name=name,
-        is_group=name in ("headline", "part-level", "all", "train"),
+        is_group=name in ("headline", "part-level", "all", "train", "category:style"),
         metric=metric,
         value=value,
         low=value - half,
@@ -148,6 +148,24 @@ def test_table_10_subtracts_the_m_h_of_infonce():
     table = lay_out("table10", measured)
     assert table.cell(("nearid", "delta_mh")).value == pytest.approx(0.03)
     assert "| +0.030 (-0.010)" in to_markdown(table)
+
+
+def test_table_2_has_methods_down_scorers_across_and_people_among_themselves():
+    people = {"benchmark": "dreambench-plus"}
+    found = [
+        measure("people", "h_h", 0.7, name="emu2", **people),
+        measure("frozen", "m_h", 0.5, name="emu2", **people),
+        measure("frozen", "m_h", 0.4, name="all", **people),
+        measure("frozen", "m_h", 0.3, name="category:style", **people),
+        measure("gpt", "m_h", 0.6, name="emu2", **people),
+        measure("mine", "m_h", 0.2, name="emu2", **people),
+    ]
+    table = lay_out("table2", Measured(found))
+    values = {address: table.cell(address).value for address in (("emu2", "h_h"), ("emu2", "gpt_h"), ("emu2", "mine"))}
+    assert list(values.values()) == [0.7, 0.6, 0.2]
+    assert (table.cell(("emu2", "siglip2_h")).value, table.cell(("emu2", "siglip2_h")).published) == (0.5, 0.766)
+    assert table.cell(("fisher_z_mean", "siglip2_h")).value == 0.4
+    assert lay_out("table1", Measured(found)).cell(("siglip2-so400m", "dbpp_mh")).value == 0.4
 
 
 def test_evaluations_that_contradict_each_other_are_refused_and_repeats_are_not():

@@ -27,7 +27,7 @@ from nearid_ray.reporting.tables.verdicts import (
 from nearid_ray.settings import to_dict
 from nearid_ray.stages.evaluate import Evaluate, run_evaluate
 from nearid_ray.stages.reproduce_data import PaperData, Step, ToyboxSizes, command, paper_steps, toybox_steps
-from nearid_ray.stages.reproduce_heads import SUITES, Data, described_heads, heads_of, train_missing
+from nearid_ray.stages.reproduce_heads import SUITES, Data, described_heads, heads_of, train_missing, trained_engines
 from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
@@ -40,6 +40,7 @@ TOY_NOTE = (
     "it moves, nothing about photographs."
 )
 _TOY_MTG_NOTE = "Columns MTG are the toybox's engines that change one part of an object (trim, decal, accent)."
+_TOY_ROWS_NOTE = "SigLIP2 and NearID are here the toy backbone, frozen and with a head trained on toy data."
 _TOY_DATA_NOTE = (
     "NearID stands for the toybox's engines that replace the whole object, MTG for those that change a part, of the "
     "same identities and mixed evenly; the single engine is toybox-redraw."
@@ -60,6 +61,8 @@ class Reproduce:
     """Measure on these token caches; by default on `tokens`."""
     evaluation: tuple[str, ...] = ()
     """Read these finished evaluations (evaluate, align) and run nothing."""
+    alignment: tuple[str, ...] = ()
+    """Finished align jobs (DreamBench++) whose M-H stands in the tables, by the same names of scorers."""
     rows: tuple[str, ...] = ()
     """SCORER=ROW: which published row a scorer stands beside, where its name does not say it."""
     dry_run: bool = False
@@ -89,9 +92,10 @@ class Reproduce:
         """For the jobs that are run."""
         return RunSettings(workers=self.run_workers, break_lock=self.break_lock)
 
-    def heads(self, suite: str, engines: tuple[str, ...] = ()) -> dict[str, TrainSettings]:
-        """The heads of a suite."""
-        return heads_of(suite, self.data, max_steps=self.max_steps, engines=engines)
+    def heads(self, suite: str, left_out: tuple[str, ...] = ()) -> dict[str, TrainSettings]:
+        """The heads of a suite; on given tokens they are trained on all engines there are."""
+        trained = trained_engines(self.tokens) if self.tokens and self.data == "toybox" else ()
+        return heads_of(suite, self.data, max_steps=self.max_steps, left_out=left_out, trained=trained)
 
 
 def table_names(what: str) -> list[str]:
@@ -213,6 +217,7 @@ def evaluate_suite(
         if run_evaluate(stage).failed:
             raise UsageError(f"{place.uri}: too many pictures could not be embedded, see above")
         found += read_measures(place)
+    found += [one for given in settings.alignment for one in read_measures(locate(given))]
     return Measured(found)
 
 
@@ -234,7 +239,13 @@ def table_notes(name: str, notes: Sequence[str]) -> list[str]:
     """What the caption of a table says besides, on toy data."""
     if TOY_NOTE not in notes:
         return []
-    said = {"table2": ["Not run: toybox has no human ratings."], "table6": [_TOY_DATA_NOTE], "table5": []}
+    said = {
+        "table1": [_TOY_ROWS_NOTE, _TOY_MTG_NOTE],
+        "table2": ["Not run: toybox has no human ratings."],
+        "table5": [_TOY_ROWS_NOTE],
+        "table6": [_TOY_DATA_NOTE],
+        "table7": [_TOY_ROWS_NOTE, _TOY_MTG_NOTE],
+    }
     return said.get(name, [_TOY_MTG_NOTE])
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow.compute as pc
+
 from nearid_ray import job, presets
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
@@ -42,14 +44,17 @@ SUITES: Mapping[str, str] = {
 """The evaluation that each table is read from: OUTPUT/evaluation-SUITE."""
 
 
-def heads_of(suite: str, data: Data, *, max_steps: int = 0, engines: tuple[str, ...] = ()) -> dict[str, TrainSettings]:
+def heads_of(
+    suite: str, data: Data, *, max_steps: int = 0, left_out: tuple[str, ...] = (), trained: tuple[str, ...] = ()
+) -> dict[str, TrainSettings]:
     """Settings of the heads of a suite, by the name of the head.
 
     Args:
         suite: a value of `SUITES`, or `engines` for a head without each of the training engines.
         data: toybox settings, or the paper's.
         max_steps: steps of every head; 0 takes the preset's.
-        engines: for the suite `engines`: those that are left out, one at a time.
+        left_out: for the suite `engines`: those that are left out, one at a time.
+        trained: the engines to train on; by default the toybox's four and its parts, or the paper's with MTG's.
     """
     table6 = {
         "toybox": {
@@ -63,7 +68,8 @@ def heads_of(suite: str, data: Data, *, max_steps: int = 0, engines: tuple[str, 
             "single-engine": presets.single_engine(),
         },
     }
-    every = (*TOYBOX_TRAINING, *TOYBOX_PARTS) if data == "toybox" else (*presets.TRAINING_ENGINES, presets.MTG_ENGINE)
+    usual = {"toybox": (*TOYBOX_TRAINING, *TOYBOX_PARTS), "paper": (*presets.TRAINING_ENGINES, presets.MTG_ENGINE)}
+    every = trained or usual[data]
     changes: dict[str, dict[str, Any]] = {"nearid": {}}
     if suite == "objectives":
         changes = {name: {"objective": name} for name in OBJECTIVE_NAMES}
@@ -75,8 +81,7 @@ def heads_of(suite: str, data: Data, *, max_steps: int = 0, engines: tuple[str, 
         changes |= table6[data]
     elif suite == "engines":
         changes |= {
-            f"without-{left_out}": {"engines": tuple(engine for engine in every if engine != left_out)}
-            for left_out in engines
+            f"without-{name}": {"engines": tuple(engine for engine in every if engine != name)} for name in left_out
         }
     base = presets.toybox() | {"engines": every} if data == "toybox" else presets.paper()
     settings = {name: base | change for name, change in changes.items()}
@@ -152,6 +157,13 @@ def train_missing(
                 running.summary[name] = {"best_step": result.best_step, "val_ssr": result.best_val_ssr}
     folders = {name: place.child(name, BEST).uri for name in wanted}
     return Heads(folders=folders, before=before, refused=refused)
+
+
+def trained_engines(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """The engines whose distractors token caches hold for training."""
+    index = CachedTokens(tokens).open().index
+    found = index.filter((pc.field("split") == "train") & (pc.field("engine") != ""))
+    return tuple(sorted(found["engine"].unique().to_pylist()))
 
 
 def described_heads(runs: Mapping[str, TrainSettings]) -> dict[str, str]:

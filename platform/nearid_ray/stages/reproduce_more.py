@@ -35,7 +35,7 @@ from nearid_ray.stages.reproduce import (
     write_table,
 )
 from nearid_ray.stages.reproduce_data import Step, control_steps, photo_steps
-from nearid_ray.stages.reproduce_heads import TOYBOX_TRAINING, described_heads, train_missing
+from nearid_ray.stages.reproduce_heads import TOYBOX_TRAINING, described_heads, train_missing, trained_engines
 from nearid_ray.training.settings import TrainSettings
 
 TOYBOX_BACKBONE = "toybox-siglip2"
@@ -51,7 +51,7 @@ class LeaveOneOut(Reproduce):
     """Train without each engine in turn and measure on all: a table of trained-without against tested-on."""
 
     leave_out: tuple[str, ...] = ()
-    """Engines that are left out, one at a time; by default those that replace the whole object."""
+    """Engines that are left out, one at a time; by default those that replace the whole object; of given tokens all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,11 @@ def run_more(settings: Reproduce) -> job.Job:
 def _plan(settings: Reproduce, output: Location) -> _Plan:
     steps, caches = data_steps(settings, output), settings.test_tokens or training_tokens(settings, output)
     if isinstance(settings, LeaveOneOut):
-        engines = settings.leave_out or (TOYBOX_TRAINING if settings.data == "toybox" else TRAINING_ENGINES)
-        heads = settings.heads("engines", engines)
+        usual = TOYBOX_TRAINING if settings.data == "toybox" else TRAINING_ENGINES
+        if settings.tokens:
+            usual = trained_engines(settings.tokens)
+        _check_left_out(settings.leave_out, settings.heads("nearid")["nearid"].engines)
+        heads = settings.heads("engines", settings.leave_out or usual)
         return _Plan(steps=steps, heads=heads, measured_steps=[], caches=caches, suite="engines")
     heads = settings.heads("nearid")
     if isinstance(settings, Photos):
@@ -166,6 +169,12 @@ def _plan(settings: Reproduce, output: Location) -> _Plan:
         caches=(output.child("control-tokens").uri,),
         suite="control",
     )
+
+
+def _check_left_out(wanted: tuple[str, ...], there: tuple[str, ...]) -> None:
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise UsageError(f"leave_out has {', '.join(unknown)}; heads are trained on {', '.join(there)}")
 
 
 def _table(settings: Reproduce, plan: _Plan, measured: Measured) -> tuple[Table, list[str]]:

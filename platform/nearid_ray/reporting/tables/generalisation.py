@@ -75,13 +75,13 @@ def left_out_sentences(table: Table) -> list[str]:
 
 def control_table(measured: Measured, notes: Sequence[str] = ()) -> Table:
     """Scorers down, engines across: how many controls are more like their view than the engine's distractor is."""
-    engines = measured.names(NEARID, "control_rate")
-    columns = tuple(Column(key=engine, header=engine, percent=True) for engine in engines)
+    engines = [(name, kind) for kind in (NEARID, MTG) for name in measured.names(kind, "control_rate")]
+    columns = tuple(Column(key=name, header=name, percent=True) for name, _ in engines)
     rows = tuple(
         Row(
             key=scorer,
             label=scorer,
-            cells=tuple(measured.cell(scorer, NEARID, "control_rate", name=engine) for engine in engines),
+            cells=tuple(measured.cell(scorer, kind, "control_rate", name=name) for name, kind in engines),
             ours_only=True,
         )
         for scorer in measured.scorers

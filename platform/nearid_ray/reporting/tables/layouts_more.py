@@ -28,7 +28,7 @@ _POOLED = {"headline": ("train", "unseen"), "train": ("train",), "unseen": ("uns
 
 def by_method(measured: Measured, given: Mapping[str, str], notes: tuple[str, ...]) -> Table:
     """Table 2: methods down, scorers across."""
-    scorers = scorers_of("table1", measured.scorers, given)
+    scorers = scorers_of("table2", measured.scorers_on(DREAMBENCH), given)
     shown = {"people": "h_h", "gpt": "gpt_h", "dino": "dino_h", "clip": "clip_h"}
     shown |= {"siglip2-so400m": "siglip2_h", "nearid": "nearid_h"}
     labels = {"people": "people", "gpt": "GPT", "dino": "DINO", "clip": "CLIP", "siglip2-so400m": "SigLIP2"}
@@ -44,9 +44,9 @@ def by_method(measured: Measured, given: Mapping[str, str], notes: tuple[str, ..
         for row, key in [*shown.items(), *((row, row) for row in others)]:
             cells.append(
                 measured.cell(
-                    scorers.get(row, row),
+                    scorers.get(row, ""),
                     DREAMBENCH,
-                    "m_h",
+                    "h_h" if row == "people" else "m_h",
                     name=name,
                     published=published_value("table2", method, key),
                     against=None if key == "siglip2_h" else (method, "siglip2_h"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from nearid_ray.errors import UsageError
-from nearid_ray.evaluation.measures import Measure, headline
+from nearid_ray.evaluation.measures import MTG, NEARID, Measure, headline
 from nearid_ray.reporting.tables.model import NOT_MEASURABLE, NOT_RUN, Address, Cell
 
 SCORER_ROWS: tuple[tuple[str, str], ...] = (
@@ -22,6 +22,10 @@ SCORER_ROWS: tuple[tuple[str, str], ...] = (
 )
 """What a scorer is in the paper's tables of scorers, by a pattern that its name (in small letters) has as a whole. The
 first that holds counts."""
+
+
+ALL = "all"
+"""Group that stands for the whole where a benchmark's other groups are categories."""
 
 
 def scorer_row(scorer: str, given: Mapping[str, str] | None = None) -> str:
@@ -70,13 +74,20 @@ class Measured:
         """Names of the scorers in the order of their first appearance."""
         return list(dict.fromkeys(one.scorer for one in self._found.values()))
 
+    def scorers_on(self, benchmark: str) -> list[str]:
+        """Names of the scorers that a benchmark has."""
+        return list(dict.fromkeys(one.scorer for one in self._found.values() if one.benchmark == benchmark))
+
     def measures(self) -> list[Measure]:
         """All of them."""
         return list(self._found.values())
 
     def headline(self, benchmark: str) -> str:
         """The group that stands for a whole benchmark; empty where it was not measured."""
-        return headline(one for one in self._found.values() if one.benchmark == benchmark)
+        mine = [one for one in self._found.values() if one.benchmark == benchmark]
+        if any(one.name == ALL and one.is_group for one in mine) and benchmark not in (NEARID, MTG):
+            return ALL
+        return headline(mine)
 
     def names(self, benchmark: str, metric: str) -> list[str]:
         """What a metric was measured on that is no group: engines, methods."""

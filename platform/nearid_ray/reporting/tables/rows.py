@@ -82,7 +82,7 @@ _DEFAULT_ALPHA = {"infonce-oracle": 1.0, "infonce-distractors-oracle": 1.0}
 def row_of(table: str, scorer: str, given: Mapping[str, str] | None = None) -> str:
     """The row of a table that a scorer is; empty where it is none that the table can have.
 
-    Tables 1, 5 and 7 take every scorer, as a row of its own where the paper has none. The others take the frozen
+    Tables 1, 2, 5 and 7 take every scorer, as a row of its own where the paper has none. The others take the frozen
     backbone and heads whose name says what they are: as `jobs/reproduce.py`, `jobs/train.py` and sweeps name them.
 
     >>> row_of("table8", "nearid-alpha-0.25"), row_of("table8", "nearid"), row_of("table8", "nearid-alpha-1-beta-0.2")
@@ -94,8 +94,11 @@ def row_of(table: str, scorer: str, given: Mapping[str, str] | None = None) -> s
     """
     if given and scorer in given:
         return given[scorer]
+    if table == "table2":  # the metrics of the ratings are named by whoever brought them in
+        found = re.fullmatch(r"(people|gpt|dino|clip)(-?4[vo]?)?", scorer.lower())
+        return found[1] if found else scorer_row(scorer)
     if table in ("table1", "table5", "table7"):
-        return scorer_row(scorer)
+        return "" if scorer == "people" else scorer_row(scorer)
     if table == "table6":
         named = {"nearid": "nearid+mtg", "nearid-alpha-0.5": "nearid+mtg"}.get(scorer, scorer)
         return named if named in TRAINING_DATA else ""

@@ -9,7 +9,8 @@ The rules, all of them:
 - A cell (or claim) `agrees` where both differ in the same direction, `disagrees` where in opposite ones, and is
   `unclear` where ours do not differ.
 - The order of a column's rows agrees where at least three quarters of the pairs of rows that differ both here and in
-  the paper stand in the paper's order, disagrees where at most a quarter do, and is mixed in between.
+  the paper stand in the paper's order, disagrees where at most a quarter do, and is mixed in between. Fewer than three
+  such pairs are no order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ Word = Literal["agrees", "disagrees", "mixed", "unclear", "flat in the paper", "
 
 SAME_ORDER, OTHER_ORDER = 0.75, 0.25
 """Shares of pairs in the paper's order from which, and up to which, an order agrees and disagrees."""
+
+
+FEWEST_PAIRS = 3
+"""An order of fewer pairs is no order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ def judge_order(table: Table) -> list[Finding]:
             ours, theirs = direction(one, other), published_direction(one, other, column.resolution)
             if ours and theirs:
                 signs.append(ours == theirs)
-        if not signs:
+        if len(signs) < FEWEST_PAIRS:
             continue
         share = sum(signs) / len(signs)
         word: Word = "agrees" if share >= SAME_ORDER else "disagrees" if share <= OTHER_ORDER else "mixed"
