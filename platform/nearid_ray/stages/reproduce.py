@@ -61,6 +61,11 @@ class Reproduce:
     """Measure on these token caches; by default on `tokens`."""
     evaluation: tuple[str, ...] = ()
     """Read these finished evaluations (evaluate, align) and run nothing."""
+    embeddings: tuple[str, ...] = ()
+    """Pooled embeddings of the same data by other backbones (embed --what pooled), as FOLDER or NAME=FOLDER: further
+    rows of tables 1, 5 and 7."""
+    judged: tuple[str, ...] = ()
+    """Judgements of the same data (judge), as FOLDER or NAME=FOLDER: likewise."""
     alignment: tuple[str, ...] = ()
     """Finished align jobs (DreamBench++) whose M-H stands in the tables, by the same names of scorers."""
     rows: tuple[str, ...] = ()
@@ -193,6 +198,12 @@ def evaluations(
 ) -> list[tuple[Location, Evaluate]]:
     """The evaluate jobs of a suite, with their outputs: one a token cache, by default those that tables measure."""
     caches = caches or settings.test_tokens or training_tokens(settings, output)
+    others = {"embeddings": settings.embeddings, "judged": settings.judged} if suite == "nearid" else {}
+    if any(others.values()) and len(caches) > 1:
+        raise UsageError(
+            f"embeddings and judged go with one token cache, here are {len(caches)}; measure them with "
+            "jobs/evaluate.py and give its outputs as --evaluation"
+        )
     found = []
     for number, tokens in enumerate(caches):
         place = output.child(f"evaluation-{suite}" + (f"-{number + 1}" if len(caches) > 1 else ""))
@@ -200,6 +211,7 @@ def evaluations(
             tokens=tokens,
             output=place.uri,
             heads=tuple(f"{name}={folder}" for name, folder in heads.items()),
+            **others,
             run=settings.run,
             tracking=settings.tracking,
         )

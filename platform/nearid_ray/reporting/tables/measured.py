@@ -12,7 +12,7 @@ from nearid_ray.reporting.tables.model import NOT_MEASURABLE, NOT_RUN, Address, 
 
 SCORER_ROWS: tuple[tuple[str, str], ...] = (
     (r"frozen|.*siglip2-so400m.*", "siglip2-so400m"),
-    (r"(.*/)?nearid(-alpha-0\.5)?|.*nearid-siglip2", "nearid"),
+    (r"(.*/)?nearid|(nearid-)?alpha-0\.5|nearid\+mtg|.*nearid-siglip2", "nearid"),
     (r".*clip-vit-(l|large)-(patch)?14.*", "clip-vit-l-14"),
     (r".*dinov2-(vit-)?(l|large).*", "dinov2-vit-l-14"),
     (r".*qwen3-vl-4b.*", "qwen3-vl-4b"),

