@@ -75,6 +75,7 @@ def test_a_head_trained_in_another_way_is_not_taken_for_the_table(run_job, outpu
         (("table1", "--rows", "vsm"), "SCORER=ROW"),
         (("table1", "--evaluation", "a", "--tokens", "b"), "give one of them"),
         (("table1", "--evaluation", "{out}/nothing"), "holds no metrics.json"),
+        (("control", "--data", "paper"), "the published data has no artefact controls"),
         (("table3", "--data", "paper", "--train-index", "a.json"), "or none of them"),
     ],
 )

@@ -97,7 +97,7 @@ class Reproduce:
         """For the jobs that are run."""
         return RunSettings(workers=self.run_workers, break_lock=self.break_lock)
 
-    def heads(self, suite: str, left_out: tuple[str, ...] = ()) -> dict[str, TrainSettings]:
+    def suite_heads(self, suite: str, left_out: tuple[str, ...] = ()) -> dict[str, TrainSettings]:
         """The heads of a suite; on given tokens they are trained on all engines there are."""
         trained = trained_engines(self.tokens) if self.tokens and self.data == "toybox" else ()
         return heads_of(suite, self.data, max_steps=self.max_steps, left_out=left_out, trained=trained)
@@ -128,7 +128,7 @@ def plan_reproduce(settings: Reproduce, names: Sequence[str]) -> dict[str, Any]:
     runs = all_heads(settings, names)
     plan[f"train {len(runs)} head(s), those that read the same in one pass"] = described_heads(runs)
     for suite in suites(names):
-        heads = {name: output.child("heads", name, BEST).uri for name in settings.heads(suite)}
+        heads = {name: output.child("heads", name, BEST).uri for name in settings.suite_heads(suite)}
         for place, stage in evaluations(settings, output, suite, heads):
             plan[f"evaluate {place.path.rsplit('/', 1)[-1]}"] = command(["evaluate.py"], stage)
     plan["tables"] = list(names)
@@ -190,7 +190,7 @@ def suites(names: Sequence[str]) -> list[str]:
 
 def all_heads(settings: Reproduce, names: Sequence[str]) -> dict[str, TrainSettings]:
     """The heads of all suites of these tables; one of several suites stands once."""
-    return {name: head for suite in suites(names) for name, head in settings.heads(suite).items()}
+    return {name: head for suite in suites(names) for name, head in settings.suite_heads(suite).items()}
 
 
 def evaluations(
@@ -198,8 +198,8 @@ def evaluations(
 ) -> list[tuple[Location, Evaluate]]:
     """The evaluate jobs of a suite, with their outputs: one a token cache, by default those that tables measure."""
     caches = caches or settings.test_tokens or training_tokens(settings, output)
-    others = {"embeddings": settings.embeddings, "judged": settings.judged} if suite == "nearid" else {}
-    if any(others.values()) and len(caches) > 1:
+    embeddings, judged = (settings.embeddings, settings.judged) if suite == "nearid" else ((), ())
+    if (embeddings or judged) and len(caches) > 1:
         raise UsageError(
             f"embeddings and judged go with one token cache, here are {len(caches)}; measure them with "
             "jobs/evaluate.py and give its outputs as --evaluation"
@@ -211,7 +211,8 @@ def evaluations(
             tokens=tokens,
             output=place.uri,
             heads=tuple(f"{name}={folder}" for name, folder in heads.items()),
-            **others,
+            embeddings=embeddings,
+            judged=judged,
             run=settings.run,
             tracking=settings.tracking,
         )
@@ -231,6 +232,12 @@ def evaluate_suite(
         found += read_measures(place)
     found += [one for given in settings.alignment for one in read_measures(locate(given))]
     return Measured(found)
+
+
+def given_measures(settings: Reproduce) -> Measured:
+    """What the given finished evaluations hold."""
+    places = (*settings.evaluation, *settings.alignment)
+    return Measured(one for place in places for one in read_measures(locate(place)))
 
 
 def data_notes(settings: Reproduce, measured: Measured) -> list[str]:
@@ -286,7 +293,7 @@ def write_table(table: Table, said: str, place: Location, running: job.Job) -> N
 def _measure(settings: Reproduce, output: Location, names: Sequence[str]) -> tuple[dict[str, Measured], list[str]]:
     """Measures by suite, and the caption's sentences on the data."""
     if settings.evaluation:
-        given = Measured(one for place in settings.evaluation for one in read_measures(locate(place)))
+        given = given_measures(settings)
         return dict.fromkeys(suites(names), given), data_notes(settings, given)
     make_data(data_steps(settings, output))
     print("\n=== train ===", flush=True)
@@ -297,6 +304,6 @@ def _measure(settings: Reproduce, output: Location, names: Sequence[str]) -> tup
         print(f"{name} is not trained: {why}")
     measured = {}
     for suite in suites(names):
-        heads = {name: trained.folders[name] for name in settings.heads(suite) if name in trained.folders}
+        heads = {name: trained.folders[name] for name in settings.suite_heads(suite) if name in trained.folders}
         measured[suite] = evaluate_suite(settings, output, suite, heads)
     return measured, data_notes(settings, next(iter(measured.values())))

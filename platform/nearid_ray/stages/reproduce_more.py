@@ -1,6 +1,7 @@
 """Commands beside the paper's tables: does it generalise? Engines left out, the artefact control, real photos."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from nearid_ray.cluster import ray_session
 from nearid_ray.data.importers.photos import PhotosSettings
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
+from nearid_ray.evaluation.control import is_control
 from nearid_ray.evaluation.measures import MTG, NEARID
 from nearid_ray.evaluation.scorers import named_heads
 from nearid_ray.presets import TRAINING_ENGINES
@@ -30,6 +32,7 @@ from nearid_ray.stages.reproduce import (
     data_notes,
     data_steps,
     evaluate_suite,
+    given_measures,
     make_data,
     training_tokens,
     write_table,
@@ -37,11 +40,15 @@ from nearid_ray.stages.reproduce import (
 from nearid_ray.stages.reproduce_data import Step, control_steps, photo_steps
 from nearid_ray.stages.reproduce_heads import TOYBOX_TRAINING, described_heads, train_missing, trained_engines
 from nearid_ray.training.settings import TrainSettings
+from nearid_ray.training.sources import CachedTokens
 
 TOYBOX_BACKBONE = "toybox-siglip2"
 _TOY_ON_PHOTOS = (
     "Real photos seen by a toy backbone that knows drawings alone, and heads trained on drawings: the numbers show "
     "that the command works, not what heads do on photos."
+)
+_MAKE_CONTROLS = (
+    "make them with jobs/synthesize.py --control (engines that can paint the same object) and jobs/embed.py --controls"
 )
 _TOY_CONTROL = f"{TOY_NOTE} Painted by the exemplar engine, which never trained."
 
@@ -68,7 +75,7 @@ class Photos(Reproduce):
     """Folder with one folder of photos an identity."""
     categories: str = ""
     """CSV file with identity and category; identities of one category paint each other."""
-    heads_given: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     """Trained heads to measure as NAME=FOLDER; without any a head is trained on the toybox first."""
     backbone: str = TOYBOX_BACKBONE
     """The heads' backbone: toybox-siglip2, a folder in transformers' layout, or a hub id."""
@@ -118,15 +125,8 @@ def run_more(settings: Reproduce) -> job.Job:
     """Run what is missing, then write and print the table and what it says."""
     output = job.output_of(settings.output, settings.tracking)
     plan = _plan(settings, output)
-    given = named_heads(settings.heads_given) if isinstance(settings, Photos) else {}
-    with ray_session():
-        make_data(plan.steps)
-        heads = dict(given)
-        if plan.heads:
-            tokens = training_tokens(settings, output)
-            heads |= train_missing(plan.heads, tokens, output, settings.where, settings.tracking).folders
-        make_data(plan.measured_steps)
-        measured = evaluate_suite(settings, output, plan.suite, heads, plan.caches)
+    with nullcontext() if settings.evaluation else ray_session():
+        measured = given_measures(settings) if settings.evaluation else _measure(settings, plan, output)
     table, said = _table(settings, plan, measured)
     place = output.child(TABLES_FOLDER)
     with job.running(
@@ -137,20 +137,30 @@ def run_more(settings: Reproduce) -> job.Job:
     return running
 
 
+def _measure(settings: Reproduce, plan: _Plan, output: Location) -> Measured:
+    heads = named_heads(settings.heads) if isinstance(settings, Photos) else {}
+    make_data(plan.steps)
+    if plan.heads:
+        tokens = training_tokens(settings, output)
+        heads |= train_missing(plan.heads, tokens, output, settings.where, settings.tracking).folders
+    make_data(plan.measured_steps)
+    return evaluate_suite(settings, output, plan.suite, heads, plan.caches)
+
+
 def _plan(settings: Reproduce, output: Location) -> _Plan:
     steps, caches = data_steps(settings, output), settings.test_tokens or training_tokens(settings, output)
     if isinstance(settings, LeaveOneOut):
         usual = TOYBOX_TRAINING if settings.data == "toybox" else TRAINING_ENGINES
         if settings.tokens:
             usual = trained_engines(settings.tokens)
-        _check_left_out(settings.leave_out, settings.heads("nearid")["nearid"].engines)
-        heads = settings.heads("engines", settings.leave_out or usual)
+        _check_left_out(settings.leave_out, settings.suite_heads("nearid")["nearid"].engines)
+        heads = settings.suite_heads("engines", settings.leave_out or usual)
         return _Plan(steps=steps, heads=heads, measured_steps=[], caches=caches, suite="engines")
-    heads = settings.heads("nearid")
+    heads = settings.suite_heads("nearid")
     if isinstance(settings, Photos):
         photos = PhotosSettings(root=settings.photos, categories=settings.categories)
         made = photo_steps(photos, settings.backbone, output, settings.run, settings.tracking)
-        if settings.heads_given or settings.backbone != TOYBOX_BACKBONE:
+        if settings.heads or settings.backbone != TOYBOX_BACKBONE:
             steps, heads = [], {}
         return _Plan(
             steps=steps,
@@ -159,7 +169,12 @@ def _plan(settings: Reproduce, output: Location) -> _Plan:
             caches=(output.child("photos-tokens").uri,),
             suite="photos",
         )
-    if settings.tokens or settings.data == "paper":
+    if settings.data == "paper" and not settings.tokens and not settings.evaluation:
+        raise UsageError(f"the published data has no artefact controls; {_MAKE_CONTROLS}, then give --tokens")
+    if settings.tokens:
+        found = CachedTokens(caches).open().index["engine"].unique().to_pylist()
+        if not any(map(is_control, found)):
+            raise UsageError(f"{', '.join(caches)}: these tokens hold no artefact controls; {_MAKE_CONTROLS}")
         return _Plan(steps=steps, heads=heads, measured_steps=[], caches=caches, suite="control")
     controls = control_steps(output, settings.run, settings.tracking)
     return _Plan(
@@ -191,8 +206,5 @@ def _table(settings: Reproduce, plan: _Plan, measured: Measured) -> tuple[Table,
     toy_data = settings.data == "toybox" and not settings.tokens
     table = control_table(measured, [_TOY_CONTROL] if toy_data else data_notes(settings, measured))
     if not table.columns:
-        raise UsageError(
-            "these tokens hold no artefact controls; make them with jobs/synthesize.py --control (engines that can "
-            "paint the same object) and jobs/embed.py --controls"
-        )
+        raise UsageError(f"artefact controls were not measured; {_MAKE_CONTROLS}, and evaluate again")
     return table, control_sentences(table)
