@@ -51,6 +51,8 @@ def test_the_demos_summary_has_ssr_and_pa_of_every_scorer_and_engine(demo):
             assert 0 <= rate["ssr_low"] <= rate["ssr"] <= rate["ssr_high"] <= 1
             assert 0 <= rate["pa"] <= 1
     assert (demo / "report" / "report.html").stat().st_size > 50_000
+    drawn = {path.stem for path in (demo / "report" / "figures").glob("*.svg")}
+    assert drawn >= {"alpha-curves", "figure3-attention", "figure5-projection", "figure7-tuples", "figure8-parts"}
 
 
 def test_every_job_of_the_demo_is_a_run_in_mlflow(demo):

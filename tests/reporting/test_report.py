@@ -1,6 +1,10 @@
 """A report from folders as the jobs write them."""
 
 import io
+import math
+import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,18 +15,27 @@ from PIL import Image
 from nearid_ray.data.plan import make_plan
 from nearid_ray.data.store import Dataset, locate, parquet_bytes
 from nearid_ray.errors import UsageError
-from nearid_ray.evaluation.evaluate import EvaluateSettings, evaluate
+from nearid_ray.evaluation.calibration import Calibration, Reliability
+from nearid_ray.evaluation.evaluate import EvaluateSettings, evaluate, read_evaluation
+from nearid_ray.evaluation.measures import write_measures
+from nearid_ray.reporting.benchmarks import benchmarks
 from nearid_ray.reporting.figures.gather import qualitative_tuples
+from nearid_ray.reporting.figures.make import make_figures
 from nearid_ray.reporting.figures.pictures import drawn_identities, thumbnail
 from nearid_ray.reporting.inputs import Opened, ReportInputs, read_curve
 from nearid_ray.reporting.load import load_report
 from nearid_ray.reporting.model import ReportSettings
+from nearid_ray.reporting.page import page
 from nearid_ray.reporting.report import report, write_report
+from nearid_ray.scoring.calibrated import ConditionCalibration, StoredCalibration
 from nearid_ray.settings import dump_json
+from nearid_ray.stages.report import Report, run_report
+from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import HISTORY
-from schemas import DISTRACTORS, EMBEDDINGS, TUPLES
+from schemas import DISTRACTORS, EMBEDDINGS, TOKENS_INDEX, TUPLES
 
 ENGINES = ("redraw", "decal")
+OFF = TrackingSettings(tracking_uri="off")
 
 
 def png(seed: int, size: int = 24) -> bytes:
@@ -66,6 +79,7 @@ def folders(tmp_path_factory):
                 if engine:
                     image = {"bytes": png(1000 + 10 * n + v + 100 * e), "path": "x.png"}
                     row = {"distractor_id": f"{n}{v}{e}", "view_index": v, "engine": engine, "image": image}
+                    row |= {"oracle": 0.5} if engine == "decal" else {}
                     painted.append(filled(DISTRACTORS.schema, **shared, **row, verdict="accepted"))
                 for scorer in ("frozen", "trained"):
                     vector = random.normal(size=6)
@@ -88,7 +102,7 @@ def folders(tmp_path_factory):
                     )
     write(root / "tuples", TUPLES, views, {"source": "toybox"})
     write(root / "distractors", DISTRACTORS, painted)
-    made = write(root / "evaluation" / "embeddings", EMBEDDINGS, embeddings)
+    made = write(root / "evaluation" / "embeddings", EMBEDDINGS, embeddings, {"tokens": "0123-4567"})
     evaluate([made], locate(str(root / "evaluation")), EvaluateSettings(resamples=10, train_engines=("redraw",)))
     history = {"step": [0, 1, 2], "loss": [None, 2.0, 1.5], "val_ssr": [0.3, None, 0.7]}
     sink = pa.BufferOutputStream()
@@ -198,3 +212,116 @@ def test_folders_that_hold_something_else_are_refused_by_name(folders, tmp_path)
         read_curve("a", locate(str(tmp_path)))
     with pytest.raises(ValueError, match="sheet_tuples"):
         ReportSettings(sheet_tuples=-1)
+
+
+def test_figures_are_files_and_what_is_missing_is_said_in_words(folders, tmp_path):
+    made = make_figures(inputs(folders), locate(str(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.svg" for name in made.files)
+    assert set(made.files) == {
+        "figure3-properties",
+        "figure5-projection",
+        "figure7-tuples",
+        "figure8-parts",
+        "figure9-ecdf",
+    }
+    assert set(made.missing) == {"alpha", "beta", "figure3 (attention)", "figure4", "reliability"}
+    for name, flag in (("figure4", "--measures"), ("alpha", "--train"), ("reliability", "--calibrations")):
+        assert flag in made.missing[name]
+    assert "--tokens" in made.missing["figure3 (attention)"]
+    alone = make_figures(ReportInputs(evaluation=str(folders / "evaluation")), locate(str(tmp_path / "b")), ["figure7"])
+    assert not alone.files and "--tuples" in alone.missing["figure7"]
+    with pytest.raises(UsageError, match="figure6; expected some of alpha, beta, figure3"):
+        make_figures(inputs(folders), locate(str(tmp_path)), ["figure6"])
+
+
+def test_parts_that_changed_are_drawn_with_their_oracle(folders, tmp_path):
+    made = make_figures(inputs(folders), locate(str(tmp_path)), ["figure8", "figure9"])
+    parts = made.files["figure8-parts"].read_bytes().decode()
+    assert parts.count(">oracle 0.500<") == 4 and "redraw" not in parts
+    assert "(27)" in made.figures[1].caption
+
+
+def test_figures_alone_leave_no_page(folders, tmp_path):
+    settings = Report(
+        inputs=inputs(folders), output=str(tmp_path / "out"), figures=("figure5",), figures_only=True, tracking=OFF
+    )
+    assert run_report(settings).summary["figures"] == ["figure5-projection"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["figures", "summary.json"]
+    settings = Report(inputs=inputs(folders), output=str(tmp_path / "none"), figures=("figure4",), tracking=OFF)
+    with pytest.raises(UsageError, match=r"no figure can be drawn\. figure4: .*--measures"):
+        run_report(settings)
+
+
+def test_data_of_another_evaluation_is_refused(folders, tmp_path):
+    view_type = TUPLES.schema.field("views").type.value_type
+    views = [filled(view_type, view_id="other", image={"bytes": png(1), "path": "x.png"})] * 2
+    rows = [filled(TUPLES.schema, identity_id=f"toybox:{n}", views=views) for n in range(9)]
+    write(tmp_path / "tuples", TUPLES, rows)
+    with pytest.raises(UsageError, match=r"are not the tuples that .* measured: 27 of its 27 views"):
+        load_report(Opened(inputs(folders, tuples=str(tmp_path / "tuples"))), ReportSettings())
+    rows = Dataset(str(folders / "distractors")).read().to_pylist()[:-2]
+    write(tmp_path / "distractors", DISTRACTORS, rows)
+    with pytest.raises(UsageError, match=r"are not the distractors that .* measured: 2 of its 54 distractors"):
+        load_report(Opened(inputs(folders, distractors=str(tmp_path / "distractors"))), ReportSettings())
+    index = [filled(TOKENS_INDEX.schema, role="view", split="test", identity_id="toybox:0")]
+    write(tmp_path / "tokens", TOKENS_INDEX, index, {"backbone": "another"})
+    with pytest.raises(UsageError, match=r"are not the tokens that .* measured"):
+        load_report(Opened(inputs(folders, tokens=str(tmp_path / "tokens"))), ReportSettings())
+
+
+def test_measures_of_further_folders_stand_beside_and_may_not_contradict(folders, tmp_path):
+    own = read_evaluation(locate(str(folders / "evaluation"))).measures
+    aligned = replace(own[0], benchmark="dreambench-plus", metric="m_h", name="category:animal", value=0.5)
+    write_measures(locate(str(tmp_path / "align")), [own[0], aligned])
+    opened = Opened(inputs(folders, measures=(str(tmp_path / "align"),)))
+    assert opened.measures == [*own, aligned]
+    figures = {figure.name for figure in load_report(opened, ReportSettings()).figures}
+    assert "figure4-radar" in figures
+    write_measures(locate(str(tmp_path / "other")), [replace(own[0], value=0.123)])
+    with pytest.raises(UsageError, match=r"is 0.123 there and .* in another folder"):
+        _ = Opened(inputs(folders, measures=(str(tmp_path / "other"),))).measures
+
+
+def test_an_evaluation_of_an_earlier_version_is_still_read(folders, tmp_path):
+    shutil.copytree(folders / "evaluation", tmp_path / "evaluation")
+    (tmp_path / "evaluation" / "measures.csv").unlink()
+    data = load_report(Opened(inputs(folders, evaluation=str(tmp_path / "evaluation"))), ReportSettings())
+    assert data.measures == read_evaluation(locate(str(folders / "evaluation"))).measures
+
+
+def test_what_is_not_covered_is_red_and_named(folders, tmp_path):
+    root = tmp_path / "evaluation"
+    rows = Dataset(str(folders / "evaluation" / "embeddings")).read().to_pylist()
+    lost = {"identity_id": "toybox:3", "scorer": "trained", "role": "distractor", "engine": "redraw"}
+    for row in rows:
+        if all(row[name] == value for name, value in lost.items()):
+            row |= {"embedding": None, "error": "broken"}
+    evaluate([write(root / "embeddings", EMBEDDINGS, rows)], locate(str(root)), EvaluateSettings(resamples=10))
+    data = load_report(Opened(ReportInputs(evaluation=str(root))), ReportSettings())
+    (gap,) = data.gaps
+    assert "trained" in gap and "redraw" in gap and "toybox:3" in gap
+    table = benchmarks(data)
+    text = page(data)
+    assert gap in text
+    shares = [float(share) for share in re.findall(r'<td class="lose">([\d.]+) %', str(table))]
+    assert len(shares) == 1 and shares[0] == math.floor(1000 * 8 / 9) / 10
+
+
+def test_a_calibration_of_another_split_is_measured_on_this_one(folders, tmp_path):
+    curve = Reliability(
+        edges=(0.0, 1.0), counts=(5,), predicted=(0.5,), observed=(0.4,), expected_error=0.1, brier=0.2, coverage=1.0
+    )
+    fitted = Calibration(kind="logistic", slope=1.0, intercept=0.0, same_share=0.3, num_pairs=5)
+    one = ConditionCalibration(calibration=fitted, points=(), reliability=curve)
+    captions = {}
+    for split in ("val", "test"):
+        stored = StoredCalibration(
+            scorer="trained", fingerprint="f", split=split, kinds=("distractor",), conditions={"full": one}
+        )
+        place = locate(str(tmp_path / split))
+        place.child("calibration.json").write_bytes(stored.to_bytes())
+        given = inputs(folders, calibrations=(f"trained={tmp_path / split}",))
+        (figure,) = make_figures(given, place.child("out"), ["reliability"]).figures
+        captions[split] = figure.caption
+    assert f"{27 + 54} pairs. trained: fitted on val, measured on test." in captions["val"]
+    assert "5 pairs. trained: measured on test by folds of identities." in captions["test"]

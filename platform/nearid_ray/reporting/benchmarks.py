@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nearid_ray.evaluation.measures import Measure, find, headline
+from nearid_ray.evaluation.measures import Measure, find
 from nearid_ray.reporting.markup import DASH, Markup, number, percent, tag
 from nearid_ray.reporting.model import ReportData
 from nearid_ray.reporting.pieces import framed_table
+from nearid_ray.reporting.whole import whole
 
 RATES = frozenset({"ssr", "pa", "ordering", "control_rate"})
 """Metrics that are shares, shown in percent; all others are shown as they are."""
@@ -19,6 +20,9 @@ _NAMES = {
     "m_o": "M-O",
     "m_o_pair": "M-O pair",
     "m_h": "M-H",
+    "m_h_spread": "± of the groups",
+    "h_h": "People",
+    "krippendorff_alpha": "Krippendorff's α",
     "oracle_r": "Oracle r",
     "ordering": "Ordering",
     CONTROL: "Control rate",
@@ -79,7 +83,7 @@ def controls(data: ReportData) -> list[Markup]:
 
 def _benchmark(measures: Sequence[Measure]) -> list[Markup]:
     groups = [one for one in measures if one.is_group]
-    top = headline(groups)
+    top = whole(groups)
     shown = [one for one in groups if one.name == top] or list(measures)
     # The artefact control has a table of its own.
     shown = [one for one in shown if one.metric != CONTROL]

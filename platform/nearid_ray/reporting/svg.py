@@ -20,6 +20,8 @@ BASELINE_COLOUR = "#8b929c"
 COLOURS = ("#1f5f99", "#d2761b", "#2d8a66", "#8a5aa8", "#b6405a", "#5c7f1d", "#3b3f8f", "#a06a2c")
 INK, SOFT, RULE, WASH = "#27303a", "#56616d", "#dfe3e8", "#fbfcfd"
 
+BOLD = 1.12
+"""How much wider bold letters are."""
 _NARROW, _WIDE = frozenset("fijltrI.,:;'|!()[]-/ "), frozenset("mwMW@%")
 
 
@@ -159,12 +161,16 @@ class Frame:
     x_ticks: Sequence[float]
     y_ticks: Sequence[float]
     height: float
-    left: float = 46
     right: float = 20
     top: float = 10
     bottom: float = 40
     x_names: Mapping[float, str] = field(default_factory=dict)
     """What stands at a tick instead of its number."""
+
+    @property
+    def left(self) -> float:
+        """Room for the numbers of the upright axis and its name."""
+        return max(46.0, 28 + max((text_width(f"{tick:g}") for tick in self.y_ticks), default=0.0))
 
     @classmethod
     def around(cls, xs: Sequence[float], ys: Sequence[float], height: float) -> Frame:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nearid_ray import job
-from nearid_ray.errors import UsageError
 from nearid_ray.reporting.inputs import ReportInputs
 from nearid_ray.reporting.model import ReportSettings
-from nearid_ray.reporting.report import FIGURES_FOLDER, report
+from nearid_ray.reporting.report import FIGURES_FOLDER, prepare, write_prepared
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
 
@@ -34,28 +33,25 @@ class Report:
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
     """Read the folders, draw the figures and write the page."""
     output = job.output_of(settings.output, settings.tracking)
+    prepared = prepare(
+        settings.inputs,
+        settings.page,
+        figures=settings.figures,
+        figures_only=settings.figures_only,
+        facts=facts,
+        commands=commands,
+    )
     with job.running("report", output, to_dict(settings), tracking=settings.tracking, needs_ray=False) as running:
-        made = report(
-            settings.inputs,
-            output,
-            settings.page,
-            figures=settings.figures,
-            figures_only=settings.figures_only,
-            facts=facts,
-            commands=commands,
-        )
-        asked = [name for name in made.figures.missing if settings.figures]
-        if asked and not made.figures.files:
-            raise UsageError("no figure was drawn. " + " ".join(f"{n}: {made.figures.missing[n]}." for n in asked))
-        if made.page is not None:
-            running.summary["page"] = made.page.uri
-            running.tracker.text(made.page.read_bytes().decode(), "report.html")
-        running.summary["figures"] = list(made.figures.files)
-        running.details["not_drawn"] = made.figures.missing
-        for name in asked:
-            print(f"{name} was not drawn: {made.figures.missing[name]}")
-        for place in made.figures.files.values():
-            running.tracker.text(place.read_bytes().decode(), f"{FIGURES_FOLDER}/{place.path.rsplit('/', 1)[-1]}")
-        for place in made.files:
-            running.tracker.text(place.read_bytes().decode(), place.path.rsplit("/", 1)[-1])
+        written = write_prepared(prepared, output)
+        figures = written.figures
+        if written.page is not None:
+            running.summary["page"] = written.page.uri
+        running.summary["figures"] = list(figures.files)
+        running.details["not_drawn"] = figures.missing
+        if settings.figures:
+            print("".join(f"{name} was not drawn: {why}\n" for name, why in figures.missing.items()), end="")
+        for place in (*written.files, *([written.page] if written.page else [])):
+            running.tracker.text(place.read_bytes().decode(), place.path.rpartition("/")[2])
+        for place in figures.files.values():
+            running.tracker.text(place.read_bytes().decode(), f"{FIGURES_FOLDER}/{place.path.rpartition('/')[2]}")
     return running

@@ -15,7 +15,19 @@ from nearid_ray.data.images import resize_rgb
 from nearid_ray.reporting.figures.figure import Figure, Panel
 from nearid_ray.reporting.figures.pictures import jpeg
 from nearid_ray.reporting.markup import Markup, tag
-from nearid_ray.reporting.svg import INK, SMALL, SOFT, WIDTH, coordinate, picture, shortened, svg, text, text_width
+from nearid_ray.reporting.svg import (
+    BOLD,
+    INK,
+    SMALL,
+    SOFT,
+    WIDTH,
+    coordinate,
+    picture,
+    shortened,
+    svg,
+    text,
+    text_width,
+)
 
 _SHOWN_PX = 192
 _GAP, _TOP, _LINE = 10.0, 22.0, 16.0
@@ -99,7 +111,7 @@ def _panel(identity: str, pictures: Sequence[AttentionPicture], scorers: Sequenc
     row = side + 2 * _LINE + 8
     parts: list[Markup] = [text(0, 15, "picture", anchor="start", weight="600")]
     for n, scorer in enumerate(scorers, start=1):
-        parts.append(text(n * (side + _GAP), 15, shortened(scorer, 0.92 * side), anchor="start", weight="600"))
+        parts.append(text(n * (side + _GAP), 15, shortened(scorer, side / BOLD), anchor="start", weight="600"))
     for r, one in enumerate(pictures):
         y = _TOP + r * row
         small = _small(one.image_HW3)

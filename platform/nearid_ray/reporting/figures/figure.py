@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nearid_ray.reporting.markup import Markup, tag
-from nearid_ray.reporting.svg import INK, SOFT, WIDTH, coordinate, line, text, text_width, wrapped
+from nearid_ray.reporting.svg import BOLD, INK, SOFT, WIDTH, coordinate, line, text, text_width, wrapped
 
 FONTS = "'Source Sans 3','Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
 _GAP, _MARGIN = 24.0, 20.0
@@ -67,7 +67,7 @@ def standalone(figure: Figure) -> str:
     inner = max((sum(p.width for p in row) + _GAP * (len(row) - 1) for row in rows), default=WIDTH)
     parts: list[Markup] = []
     y = _MARGIN
-    for said in wrapped(figure.title, inner, _TITLE):
+    for said in wrapped(figure.title, inner / BOLD, _TITLE):
         y += _TITLE + 4
         parts.append(text(_MARGIN, y - 4, said, anchor="start", weight="600", size=_TITLE))
     y = _legend(parts, figure.legend, inner, y + 4) + 6

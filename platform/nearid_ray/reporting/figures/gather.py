@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 from nearid_ray.data.images import decode_mask, decode_rgb
 from nearid_ray.data.store import locate
-from nearid_ray.errors import UsageError
-from nearid_ray.evaluation.calibration import Calibration, reliability
+from nearid_ray.evaluation.calibration import reliability
 from nearid_ray.evaluation.control import without_controls
 from nearid_ray.evaluation.evaluate import embeddings_of
 from nearid_ray.evaluation.measures import find
@@ -24,20 +22,20 @@ from nearid_ray.reporting.figures.ecdf import ecdf_figure
 from nearid_ray.reporting.figures.figure import Figure
 from nearid_ray.reporting.figures.pictures import drawn_identities, sheet_tuples
 from nearid_ray.reporting.figures.projection import projection_figure
-from nearid_ray.reporting.figures.properties import property_figure
+from nearid_ray.reporting.figures.properties import PROPERTIES, property_figure
 from nearid_ray.reporting.figures.radar import radar_figure
 from nearid_ray.reporting.figures.reliability import reliability_figure
 from nearid_ray.reporting.figures.sheets import part_figure, qualitative_figure
 from nearid_ray.reporting.figures.weights import weight_curves, weight_figure, weights_of
 from nearid_ray.reporting.inputs import Opened
 from nearid_ray.reporting.model import Projection, ReportSettings, SheetTuple
+from nearid_ray.scoring.calibrated import read_calibration
 from nearid_ray.training.outputs import BEST
 
 Made = Figure | str
 """A figure, or why there is none."""
 
 DRAWN = "Drawn at random by a hash of the identity, not chosen."
-CALIBRATION_FILE = "calibration.json"
 DREAMBENCH, CATEGORY = "dreambench-plus", "category:"
 _ATTENTION_PICTURES = 2
 _FULL = pc.field("condition") == "full"
@@ -79,9 +77,10 @@ def attention(opened: Opened, settings: ReportSettings) -> Made:
 
 def properties(opened: Opened, _: ReportSettings) -> Made:
     """Figure 3, right: what the scorers can do."""
-    scorers = [*opened.scorers, *dict.fromkeys(m.scorer for m in opened.measures if m.scorer not in opened.scorers)]
-    figure = property_figure(opened.measures, scorers)
-    return figure if any(m.metric in ("ssr", "m_o") for m in opened.measures) else "nothing was measured"
+    asked = {(p.benchmark, p.metric, p.condition) for p in PROPERTIES}
+    able = {m.scorer for m in opened.measures if (m.benchmark, m.metric, m.condition) in asked}
+    scorers = [s for s in dict.fromkeys([*opened.scorers, *(m.scorer for m in opened.measures)]) if s in able]
+    return property_figure(opened.measures, scorers) if scorers else "nothing was measured that makes a property"
 
 
 def radar(opened: Opened, _: ReportSettings) -> Made:
@@ -94,11 +93,14 @@ def radar(opened: Opened, _: ReportSettings) -> Made:
             "agreement with people by category needs an alignment's measures of DreamBench++: run jobs/align.py and "
             "give its output as --measures"
         )
+    gains = find(opened.measures, benchmark=DREAMBENCH, metric="m_h_gain")
+    baseline = next((m.baseline for m in gains if m.baseline), opened.baseline)
     values: dict[str, dict[str, float]] = {}
-    for one in sorted(found, key=lambda m: m.scorer != opened.baseline):
+    for one in sorted(found, key=lambda m: m.scorer != baseline):
         values.setdefault(one.scorer, {})[one.name.removeprefix(CATEGORY)] = one.value
-    baseline = opened.baseline if opened.baseline in values else next(iter(values))
-    return radar_figure(values, baseline=baseline)
+    raters = [m for m in find(opened.measures, benchmark=DREAMBENCH, metric="h_h") if m.name.startswith(CATEGORY)]
+    people = {m.name.removeprefix(CATEGORY): m.value for m in raters}
+    return radar_figure(values, baseline=baseline, people=people)
 
 
 def projection(opened: Opened, settings: ReportSettings) -> Made:
@@ -184,54 +186,38 @@ def distribution(opened: Opened, _: ReportSettings) -> Made:
 
 def weight(name: str, opened: Opened, _: ReportSettings) -> Made:
     """Curves over alpha or beta."""
-    weights = weights_of(name, {curve.name: curve.settings for curve in opened.curves})
+    measured = {one.scorer for one in opened.measures}
+    weights = weights_of(name, {curve.name: curve.settings for curve in opened.curves if curve.name in measured})
     if not weights:
-        return f"curves over {name} need two trained heads (--train NAME=FOLDER) that differ in {name} alone"
+        return f"curves over {name} need two measured heads (--train NAME=FOLDER) that differ in {name} alone"
     curves = weight_curves(name, weights, opened.measures, baseline=opened.baseline)
     return weight_figure(name, curves) if curves else f"no measure of the heads {', '.join(weights)} was found"
 
 
 def calibrations(opened: Opened, _: ReportSettings) -> Made:
-    """Reliability curves of calibrations, on the evaluation's pairs."""
+    """Reliability curves of calibrations, of whole pictures.
+
+    Measured on the evaluation's pairs where it has the scorer and another split than the one they were fitted on; else
+    what was stored with them: folds of identities that the fit had not seen.
+    """
     if not opened.calibrations:
         return "a reliability curve needs a calibration (--calibrations NAME=FOLDER)"
-    found = {}
+    curves, said = {}, []
     for name, place in opened.calibrations.items():
-        if name not in opened.scorers:
-            raise UsageError(
-                f"calibrations has {name!r}; expected a scorer of the evaluation: {', '.join(opened.scorers)}"
-            )
-        calibration = read_calibration(place)
+        stored = read_calibration(place)
+        found = stored.of("full")
         mine = opened.similarities.filter(_FULL & (pc.field("scorer") == name))
-        mine = mine.filter(~pc.is_in(mine["engine"], pa.array(_controls(opened), pa.string())))
-        probability = calibration.probability(_numbers(mine["similarity"]))
-        same = np.asarray(pc.equal(mine["kind"], "positive"))
-        found[name] = (calibration, reliability(probability, same))
-    return reliability_figure(found)
-
-
-def read_calibration(place: str) -> Calibration:
-    """A stored calibration, from its file or the folder that holds it.
-
-    Raises:
-        UsageError: there is none.
-    """
-    file = locate(place) if place.endswith(".json") else locate(place).child(CALIBRATION_FILE)
-    if not file.exists():
-        raise UsageError(f"{file.uri}: there is no such file; give a folder with {CALIBRATION_FILE}")
-    stored = file.read_bytes()
-    return Calibration.from_json(_calibration_part(stored, file.uri))
-
-
-def _calibration_part(data: bytes, origin: str) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise UsageError(f"{origin} is no calibration: {error}") from error
-    part = content.get("calibration", content) if isinstance(content, dict) else None
-    if not isinstance(part, dict):
-        raise UsageError(f"{origin} is no calibration; expected a JSON object")
-    return part
+        if len(mine) and opened.asked.get("split") != stored.split:
+            kinds = mine.filter(pc.is_in(mine["kind"], pa.array(["positive", *stored.kinds], pa.string())))
+            kinds = kinds.filter(pc.invert(pc.is_in(kinds["engine"], pa.array(_controls(opened), pa.string()))))
+            probability = found.calibration.probability(_numbers(kinds["similarity"]))
+            curve = reliability(probability, np.asarray(pc.equal(kinds["kind"], "positive")))
+            said.append(f"{name}: fitted on {stored.split}, measured on {opened.asked.get('split')}")
+        else:
+            curve = found.reliability
+            said.append(f"{name}: measured on {stored.split} by folds of identities")
+        curves[name] = (found.calibration, curve)
+    return reliability_figure(curves, note=f"{'; '.join(said)}.")
 
 
 def _controls(opened: Opened) -> list[str]:
@@ -258,7 +244,7 @@ def _identities_with_pairs(
 
 
 def _attention_heads(opened: Opened) -> dict[str, Any]:
-    """The backbone's own head where it has one, and the first trained one."""
+    """The backbone's own head where it has one, and the first trained one that was measured."""
     from nearid_ray.models.checkpoint import load_head
 
     cache = opened.cache
@@ -266,8 +252,9 @@ def _attention_heads(opened: Opened) -> dict[str, Any]:
     heads: dict[str, Any] = {}
     if cache.backbone.get("pooling", "attention") == "attention":
         heads[opened.baseline] = cache.pooling()
-    for name, place in list(opened.train.items())[:1]:
-        heads[name], _ = load_head(locate(place).child(BEST), cache.backbone["fingerprint"])
+    trained = [name for name in opened.train if name in opened.scorers] or list(opened.train)
+    for name in trained[:1]:
+        heads[name], _ = load_head(locate(opened.train[name]).child(BEST), cache.backbone["fingerprint"])
     return heads
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find, headline
+from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find
 from nearid_ray.reporting.figures.figure import Figure, Panel
 from nearid_ray.reporting.markup import DASH, Markup, number, tag
 from nearid_ray.reporting.pieces import framed_table
 from nearid_ray.reporting.svg import (
     BASELINE_COLOUR,
+    BOLD,
     COLOURS,
     FONT,
     INK,
@@ -26,6 +27,7 @@ from nearid_ray.reporting.svg import (
     text,
     text_width,
 )
+from nearid_ray.reporting.whole import whole
 
 Verdict = Literal["yes", "no", "open", ""]
 """Above the threshold; below; the interval holds it; not measured."""
@@ -54,6 +56,8 @@ PROPERTIES = (
     Property(said="Is not fooled by repainting", benchmark=NEARID, metric="control_rate", threshold=0.5),
 )  # fmt: skip
 _ROW, _COLUMN, _HEAD = 34.0, 62.0, 24.0
+_WIDEST_COLUMN, _LONGEST = 120.0, 150.0
+_SLANT = math.radians(35)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def answer(asked: Property, measures: Iterable[Measure], scorer: str) -> Answer:
     """
     rows = find(measures, benchmark=asked.benchmark, metric=asked.metric, condition=asked.condition, scorer=scorer)
     groups = [one for one in rows if one.is_group]
-    top = headline(groups)
+    top = whole(groups)
     known = [one for one in rows if math.isfinite(one.value)]
     mine = [one for one in known if one.name == top and one.is_group] if top else known
     if not mine:
@@ -107,16 +111,21 @@ def property_figure(
 
 def _matrix(rows: Mapping[Property, Mapping[str, Answer]], scorers: Sequence[str]) -> tuple[Markup, float, float]:
     left = max([text_width(asked.said, FONT) for asked in rows] + [120.0]) + 8
-    column = max([_COLUMN, *(text_width(name, SMALL) + 22 for name in scorers if len(scorers) <= 5)])
-    column = min(column, 120.0)
+    longest = min(_LONGEST, max((BOLD * text_width(name, SMALL) for name in scorers), default=0.0))
+    slanted = longest + 16 > _WIDEST_COLUMN
+    column = _COLUMN if slanted else max(_COLUMN, longest + 16)
+    top = _HEAD + (longest * math.sin(_SLANT) if slanted else 0.0)
+    # The last slanted name leans out to the right.
+    width = left + column * len(scorers) + (max(0.0, longest * math.cos(_SLANT) - column / 2) if slanted else 0.0)
+    height = top + _ROW * len(rows) + 6
     parts: list[Markup] = []
-    width, height = left + column * len(scorers), _HEAD + _ROW * len(rows) + 6
     for n, scorer in enumerate(scorers):
-        name = shortened(scorer, column - 6, SMALL)
-        said = text(left + column * (n + 0.5), 14, name, size=SMALL, weight="600")
+        x, y, name = left + column * (n + 0.5), top - 10, shortened(scorer, longest / BOLD, SMALL)
+        lean = f"rotate({-math.degrees(_SLANT):.0f} {coordinate(x)} {coordinate(y)})" if slanted else None
+        said = text(x, y, name, size=SMALL, weight="600", anchor="start" if slanted else None, rotate=lean)
         parts.append(tag("g", tag("title", scorer), said))
     for r, (asked, row) in enumerate(rows.items()):
-        y = _HEAD + _ROW * r
+        y = top + _ROW * r
         parts.append(line(0, y, width, y, RULE))
         parts.append(text(0, y + _ROW / 2 + 4, asked.said, anchor="start"))
         for n, scorer in enumerate(scorers):
@@ -170,6 +179,6 @@ def _threshold(asked: Property) -> str:
 
 def _measure_name(asked: Property) -> str:
     names = {"ssr": "SSR", "m_o": "M-O", "m_h": "M-H", "ordering": "ordering rate", "control_rate": "control rate"}
-    where = {NEARID: "", MTG: ", part-level", "dreambench-plus": ""}.get(asked.benchmark, f", {asked.benchmark}")
+    where = ", part-level" if asked.benchmark == MTG and asked.metric != "m_o" else ""
     seen = ", foreground" if asked.condition == "foreground" else ""
     return f"{names.get(asked.metric, asked.metric)}{where}{seen}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from nearid_ray.reporting.figures.figure import Figure, Panel, colour_keys
+from nearid_ray.reporting.figures.figure import DASH_PATTERN, Figure, Key, Panel, colour_keys
 from nearid_ray.reporting.markup import DASH, Markup, tag
 from nearid_ray.reporting.svg import (
     FONT,
@@ -19,6 +19,7 @@ from nearid_ray.reporting.svg import (
     line,
     nice_ticks,
     polygon,
+    polyline,
     series_colours,
     svg,
     text,
@@ -27,20 +28,24 @@ from nearid_ray.reporting.svg import (
 PUBLISHED_GAINS = {"animal": 0.105, "human": 0.065, "style": -0.092}
 """The paper's NearID minus SigLIP2 by category of DreamBench++ (figure 4; the object's is not stated there)."""
 
+PEOPLE = "people: one group of raters with the other"
 _RADIUS, _HEIGHT = 150.0, 380.0
 
 
-def radar_figure(values: Mapping[str, Mapping[str, float]], *, baseline: str = "") -> Figure:
+def radar_figure(
+    values: Mapping[str, Mapping[str, float]], *, baseline: str = "", people: Mapping[str, float] | None = None
+) -> Figure:
     """Alignment with people by category: a radar of all scorers, and bars of the difference to the baseline.
 
     Args:
         values: scorer -> category -> correlation with people's ratings, -1..1; nan where it was not measured.
+        people: how the two groups of raters agree with each other, by category; drawn dashed.
     """
     categories = list(dict.fromkeys(c for of_scorer in values.values() for c in of_scorer))
     colours = series_colours(list(values), baseline)
     label = f"Alignment with people by category for {', '.join(values)}"
     panels = [
-        Panel(svg=radar_chart(categories, values, colours, label=label), height=_HEIGHT,
+        Panel(svg=radar_chart(categories, values, colours, people=people or {}, label=label), height=_HEIGHT,
               caption="One spoke a category; rings: M-H, from 0 in the centre."),
     ]  # fmt: skip
     others = [scorer for scorer in values if scorer != baseline]
@@ -60,16 +65,17 @@ def radar_figure(values: Mapping[str, Mapping[str, float]], *, baseline: str = "
     )
     return Figure(
         name="figure4-radar", title="Agreement with people by category", caption=caption, panels=panels,
-        legend=colour_keys(colours),
+        legend={**colour_keys(colours), **({PEOPLE: Key(colour=INK, dashed=True)} if people else {})},
     )  # fmt: skip
 
 
 def radar_chart(
-    categories: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], *, label: str
-) -> Markup:
+    categories: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str],
+    *, people: Mapping[str, float] | None = None, label: str,
+) -> Markup:  # fmt: skip
     """A polygon a scorer over one spoke a category; numbers below zero lie in the centre. Two categories or one: the
     polygon is a line or a point, and the numbers stand at the spokes' ends all the same."""
-    numbers = [v for of_scorer in values.values() for v in of_scorer.values() if math.isfinite(v)]
+    numbers = [v for row in (*values.values(), people or {}) for v in row.values() if math.isfinite(v)]
     rings = nice_ticks(0.0, max([*numbers, 0.2]), 4)
     centre = (WIDTH / 2, _HEIGHT / 2)
 
@@ -93,6 +99,11 @@ def radar_chart(
             said = ", ".join(f"{c} {of_scorer[c]:.3f}" for n, c in enumerate(categories) if math.isfinite(known[n][1]))
             parts.append(polygon(points, colours[scorer], name=f"{scorer}: {said}", opacity=0.07, outline=2))
             parts += [dot(x, y, colours[scorer], name=f"{scorer}: {said}", radius=3.2) for x, y in points]
+    raters = [
+        place(n, people[c]) for n, c in enumerate(categories) if people and math.isfinite(people.get(c, math.nan))
+    ]
+    if raters:
+        parts.append(polyline([*raters, raters[0]], INK, name=PEOPLE, width=1.4, dash=DASH_PATTERN))
     for ring in rings[1:]:
         x, y = place(0, ring)
         parts.append(text(x + 4, y + 11, f"{ring:g}", anchor="start", size=SMALL, halo=True))

@@ -16,7 +16,7 @@ _HEIGHT = 320.0
 _Z = 1.959964
 
 
-def reliability_figure(curves: Mapping[str, tuple[Calibration, Reliability]]) -> Figure:
+def reliability_figure(curves: Mapping[str, tuple[Calibration, Reliability]], *, note: str = "") -> Figure:
     """Reliability curves and the calibrations themselves, by scorer.
 
     The curve should be measured on pairs that the calibration was not fitted on.
@@ -33,7 +33,7 @@ def reliability_figure(curves: Mapping[str, tuple[Calibration, Reliability]]) ->
         Panel(svg=_functions({name: one for name, (one, _) in curves.items()}, colours), height=_HEIGHT,
               caption="Probability of the same identity by similarity."),
     ]  # fmt: skip
-    caption = f"On the diagonal a probability means what it says. {said}."
+    caption = f"On the diagonal a probability means what it says. {said}. {note}".strip()
     return Figure(name="reliability", title="Can the probabilities be believed?", caption=caption, panels=panels,
                   legend=colour_keys(colours))  # fmt: skip
 

@@ -9,6 +9,7 @@ from nearid_ray.reporting.figures.figure import Figure, Panel, colour_keys
 from nearid_ray.reporting.markup import Markup, data_uri, join, number, tag
 from nearid_ray.reporting.model import SheetPicture, SheetTuple
 from nearid_ray.reporting.svg import (
+    BOLD,
     COLOURS,
     INK,
     RULE,
@@ -83,7 +84,7 @@ def _said(role: str, picture: SheetPicture) -> str:
 def _panel(item: SheetTuple, scorers: Sequence[str], colours: Mapping[str, str]) -> Panel:
     shown = _pictures(item)
     heading = f"{item.identity_id} · {item.category}" if item.category else item.identity_id
-    parts: list[Markup] = [text(0, 15, shortened(heading, WIDTH), anchor="start", weight="600")]
+    parts: list[Markup] = [text(0, 15, shortened(heading, WIDTH / BOLD), anchor="start", weight="600")]
     tops = [24.0]
     for n in range(0, len(shown), _IN_A_ROW):
         graded = any(one.oracle is not None for _, one in shown[n : n + _IN_A_ROW])
@@ -94,7 +95,7 @@ def _panel(item: SheetTuple, scorers: Sequence[str], colours: Mapping[str, str])
         parts.append(picture(x, y, _SIDE, one.image, name=f"{said} of {item.identity_id}", edge=_EDGES[role]))
         below = y + _SIDE + _LINE
         # The role is in the edge's colour; the label says which view or engine.
-        label = shortened(one.label or role, 0.93 * _SIDE, SMALL) if role != "anchor" else "anchor"
+        label = shortened(one.label or role, _SIDE / BOLD, SMALL) if role != "anchor" else "anchor"
         parts.append(text(x, below - 2, label, anchor="start", size=SMALL, weight="600"))
         for k, scorer in enumerate(scorers):
             parts += _line(x, below + _LINE * (k + 1), role, one, item, scorer, colours[scorer])

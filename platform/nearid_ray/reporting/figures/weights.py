@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find, headline
+from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find
 from nearid_ray.reporting.figures.figure import DASH_PATTERN, Figure, Key, Panel
 from nearid_ray.reporting.markup import Markup
 from nearid_ray.reporting.svg import BASELINE_COLOUR, COLOURS, Frame, dot, nice_ticks, polygon, polyline, svg
 from nearid_ray.reporting.tables.published import published
+from nearid_ray.reporting.whole import whole
 
 WEIGHTS = ("alpha", "beta")
 HERE, PUBLISHED, FROZEN = "measured here", "published", "baseline, without training"
@@ -67,7 +68,7 @@ def weight_curves(
     curves = []
     for benchmark, metric, said, percent, column in _SHOWN:
         rows = find(measures, benchmark=benchmark, metric=metric, condition="full")
-        name = headline([one for one in rows if one.is_group]) or (rows[0].name if rows else "")
+        name = whole(rows) or (rows[0].name if rows else "")
         found = {one.scorer: one for one in rows if one.name == name}
         here = [WeightPoint(weight=weights[s], value=one.value, low=one.low, high=one.high)
                 for s, one in found.items() if s in weights and math.isfinite(one.value)]  # fmt: skip
@@ -118,9 +119,10 @@ def weight_figure(weight: str, curves: Sequence[WeightCurve]) -> Figure:
         f"Heads that differ in the weight of the {what} term alone. Bands: intervals over identities, where measured."
     )
     if theirs:
+        table = _TABLES[weight].replace("table", "table ")
         caption += (
-            f" Published: {_TABLES.get(weight, '')} of arXiv 2604.01973, another backbone on other data; compare the "
-            "curves' direction, not their height."
+            f" Published: {table} of arXiv 2604.01973, another backbone on other data; compare the curves' direction, "
+            "not their height."
         )
     return Figure(name=f"{weight}-curves", title=f"What {weight} does", caption=caption, panels=panels, legend=legend)
 
