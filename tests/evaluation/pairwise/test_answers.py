@@ -1,10 +1,11 @@
 """A judge's answer counts where it is what was asked for; nothing is guessed from anything else."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from nearid_ray.evaluation.pairwise.answers import INSTRUCTIONS, UnreadableAnswer, similarity_of
+from nearid_ray.evaluation.pairwise.answers import INSTRUCTIONS, SYSTEM_PROMPT, UnreadableAnswer, similarity_of
 
 GOOD = {"matching_cues": ["logo"], "conflicting_cues": ["handle"], "confident": False, "score": 3}
 
@@ -62,3 +63,8 @@ def test_anything_else_is_refused_with_the_reason(answer: str, said: str) -> Non
 
 def test_the_instructions_ask_for_what_is_read() -> None:
     assert all(f'"{name}"' in INSTRUCTIONS for name in GOOD)
+
+
+def test_the_documentation_shows_the_words_that_are_used() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "judges.md").read_text()
+    assert INSTRUCTIONS in page and SYSTEM_PROMPT in page
