@@ -42,6 +42,10 @@ class Embedder(Protocol):
     def device(self) -> str: ...
 
     @property
+    def is_trained_head(self) -> bool:
+        """Whether it is a head that training wrote, on a backbone that lies elsewhere."""
+
+    @property
     def fingerprint(self) -> str:
         """Name of what it computes."""
 
@@ -55,9 +59,10 @@ class Embedder(Protocol):
 class ModelEmbedder:
     """A backbone and what pools its tokens: its own head or a trained one."""
 
-    def __init__(self, backbone: Backbone, pooling: nn.Module, spec: str) -> None:
+    def __init__(self, backbone: Backbone, pooling: nn.Module, spec: str, *, is_trained_head: bool = False) -> None:
         self.backbone, self.spec, self.device = backbone, spec, backbone.device
-        self._pooling = pooling.requires_grad_(False).eval().to(backbone.device)
+        self.is_trained_head = is_trained_head
+        self.pooling = pooling.requires_grad_(False).eval().to(backbone.device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -65,7 +70,7 @@ class ModelEmbedder:
         digest = hashlib.sha256(
             json.dumps([self.backbone.tower_fingerprint, self.backbone.pixels.described()]).encode()
         )
-        for name, value in sorted(self._pooling.state_dict().items()):
+        for name, value in sorted(self.pooling.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -76,7 +81,7 @@ class ModelEmbedder:
     @torch.inference_mode()
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         pixels_B3SS = self.backbone.preprocess(images)
-        pooled_BD = self._pooling(self.backbone.tokens_of(pixels_B3SS).float())
+        pooled_BD = self.pooling(self.backbone.tokens_of(pixels_B3SS).float())
         return unit_rows(pooled_BD.float().cpu().numpy())
 
 
@@ -88,6 +93,7 @@ class FunctionEmbedder:
     function: Callable[[list[NDArray[np.uint8]]], Any]
     fingerprint: str
     device: str = "cpu"
+    is_trained_head: bool = False
 
     def shrunk(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return image_HW3

@@ -272,7 +272,7 @@ def load(
         head, card = load_head(place)
         model = load_backbone(backbone or card.backbone, **options)
         card.check_backbone(model.fingerprint, f"the backbone {model.spec}")
-        return Scorer(ModelEmbedder(model, head, spec), **common)
+        return Scorer(ModelEmbedder(model, head, spec, is_trained_head=True), **common)
     if backbone is not None:
         raise UsageError(f"backbone is {backbone}, but {spec} is no folder of a trained head ({CARD_FILE} is missing)")
     with local_copy(spec) as here:
