@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nearid_ray.evaluation.control import ControlRate, control_rate, control_rates
+from nearid_ray.evaluation.control import ControlRate, control_counts, control_rate, control_rates
 from nearid_ray.evaluation.summary import engine_groups
 
 
@@ -44,6 +44,8 @@ def test_rates_pair_each_control_with_its_engines_distractor_of_the_same_view():
         }
     )
     assert control_rates(table) == {("frozen", "full", "sdxl"): ControlRate(rate=0.5, pairs=2)}
+    counts = control_counts(table)["frozen", "full", "sdxl"]
+    assert (counts.pa(), counts.trial_count(), counts.identity_count()) == (0.5, 2, 1)
 
 
 def test_lists_of_other_lengths_are_refused():

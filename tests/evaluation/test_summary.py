@@ -9,9 +9,17 @@ import pytest
 from nearid_ray.evaluation.bootstrap import resample_weights
 from nearid_ray.evaluation.correlations import bootstrap_pearson, fisher_mean, oracle_agreement, pearson
 from nearid_ray.evaluation.margins import sample_success_rate
+from nearid_ray.evaluation.measures import headline
 from nearid_ray.evaluation.pairs import plan_pairs
 from nearid_ray.evaluation.similarities import margin_records, similarity_records
-from nearid_ray.evaluation.summary import engine_groups, metrics_rows, row_from_dict, row_to_dict, rows_to_table
+from nearid_ray.evaluation.summary import (
+    engine_groups,
+    metrics_rows,
+    row_from_dict,
+    row_measures,
+    row_to_dict,
+    rows_to_table,
+)
 
 
 def records(scorers=("frozen", "trained"), engines=("decal", "redraw", "reshape"), identities: int = 12) -> pa.Table:
@@ -57,6 +65,40 @@ def test_groups_are_train_unseen_object_level_part_level_and_all():
     }
     assert list(engine_groups(table)) == ["object-level", "part-level", "all"]
     assert engine_groups(records(engines=("exemplar",))) == {"object-level": ["exemplar"]}
+
+
+def test_the_papers_engines_are_grouped_as_in_the_paper_and_its_headline_leaves_canny_out():
+    engines = ("flux-fill-512", "sdxl-512", "flux-canny-512", "decal")
+    table = records(engines=engines)
+    groups = engine_groups(table)
+    assert groups == {
+        "train": ["flux-fill-512"],
+        "unseen": ["sdxl-512"],
+        "extra": ["flux-canny-512"],
+        "headline": ["flux-fill-512", "sdxl-512"],
+        "part-level": ["decal"],
+        "all": sorted(engines),
+    }
+    measures = row_measures(metrics_rows(table, margin_records(table), groups, resamples=5), groups, "frozen")
+    assert headline(measures) == "headline"
+    assert {one.name for one in measures if one.is_group} == {"train", "unseen", "extra", "headline", "part-level"}
+    assert {one.benchmark for one in measures if one.name in ("decal", "part-level")} == {"mtg"}
+    assert engine_groups(table, ["sdxl-512"])["train"] == ["sdxl-512"]
+    only = engine_groups(records(engines=("flux-fill-512",)))
+    assert only == {"headline": ["flux-fill-512"]}, "a group that equals the headline is not shown twice"
+
+
+def test_gains_say_in_how_many_resamples_the_second_is_better():
+    table = records()
+    rows = {
+        (r.scorer, r.name): r for r in metrics_rows(table, margin_records(table), engine_groups(table), resamples=50)
+    }
+    row = rows["trained", "object-level"]
+    assert row.ssr_gain_share == 1 and row.ssr_gain_low > 0
+    assert math.isnan(rows["frozen", "object-level"].ssr_gain_share)
+    measures = row_measures(list(rows.values()), engine_groups(table), "frozen")
+    gain = next(one for one in measures if (one.metric, one.name) == ("ssr_gain", "object-level"))
+    assert gain.significant and gain.support == row.units and gain.baseline == "frozen"
 
 
 def test_rows_hold_what_the_records_say():
