@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from nearid_ray.data.light import check_complete, iterate
 from nearid_ray.data.store import Dataset, locate, read_rows
-from nearid_ray.errors import StoreError, UsageError
+from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash
+from nearid_ray.scoring.pictures import read_encoded
 
 PLACE_SCHEMA = pa.schema(
     [
@@ -75,11 +76,9 @@ def places_of_files(files: Sequence[str], identities: Mapping[str, str] | None =
     def place(file: str) -> Row:
         where = locate(file)
         try:
-            name, problem = content_hash(where.read_bytes()), ""
-        except StoreError:
-            raise
-        except OSError as error:
-            name, problem = content_hash(where.uri.encode()), f"it cannot be read ({error.strerror or error})"
+            name, problem = content_hash(read_encoded(where.uri)), ""
+        except ValueError as error:
+            name, problem = content_hash(where.uri.encode()), str(error)
         return {
             "image_id": name,
             "role": "picture",
