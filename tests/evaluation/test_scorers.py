@@ -5,21 +5,26 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import safetensors.torch
 import torch
 
 from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.data.plan import store_settings
 from nearid_ray.data.store import Dataset, locate, parquet_bytes
 from nearid_ray.embedding.cache import TokenCache
 from nearid_ray.embedding.shards import tokens_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.evaluate import EvaluateSettings
+from nearid_ray.evaluation.inputs import Given
+from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, plan_pairs
 from nearid_ray.evaluation.scorers import evaluate_tokens, load_scorers, named_heads, plan_evaluation
+from nearid_ray.evaluation.similarities import scored_records
 from nearid_ray.models.checkpoint import HeadCard, save_head
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.settings import dump_json
-from schemas import SCHEMA_VERSION, TOKENS_INDEX
+from schemas import JUDGEMENTS, SCHEMA_VERSION, TOKENS_INDEX
 
 TOKENS, WIDTH = 4, 8
 
@@ -113,6 +118,42 @@ def test_a_head_of_another_backbone_and_ill_named_heads_are_refused(cache_folder
     for entries in (["runs/x"], ["=x"], ["a="], ["a=x", "a=y"], ["frozen=x"]):
         with pytest.raises(UsageError, match="heads"):
             named_heads(entries)
+
+
+def test_engines_without_a_distractor_in_the_split_are_named(cache_folder, tmp_path):
+    for split, engines in (("test", ()), ("train", ("reshape",))):
+        settings = EvaluateSettings(split=split)
+        planned = plan_evaluation(str(cache_folder / "tokens"), {}, locate(str(tmp_path / split)), settings)
+        assert planned.unpainted == engines
+
+
+def judged(folder, images: pa.Table, scorer: str) -> Given:
+    plan = plan_pairs(images)
+    records = scored_records(plan, np.linspace(0, 1, len(plan)), scorer=scorer, condition="full")
+    for name in ("answer", "error"):
+        records = records.append_column(name, pa.array([""] * len(plan)))
+    dataset = Dataset(str(folder))
+    dataset.shard("000-000000").write_bytes(parquet_bytes(records.select(JUDGEMENTS.schema.names)))
+    store_settings(dataset, "judgements", {})
+    return Given(dataset=dataset, table="judgements")
+
+
+def test_judgements_of_other_pictures_are_refused_before_anything_is_embedded(cache_folder, tmp_path):
+    tokens = str(cache_folder / "tokens")
+    index = TokenCache.open(tokens).index
+    images = index.filter(pc.field("split") == "test").select(IMAGE_COLUMNS)
+    moved = pc.replace_substring(images["identity_id"], "toy:", "mtg:")
+    foreign = images.set_column(images.schema.get_field_index("identity_id"), "identity_id", moved)
+
+    def plan(given):
+        return plan_evaluation(tokens, {}, locate(str(tmp_path / "out")), EvaluateSettings(), others=[given])
+
+    with pytest.raises(UsageError, match=r"6 identities that .*tokens has not: mtg:0"):
+        plan(judged(tmp_path / "foreign", foreign, "judge"))
+    with pytest.raises(UsageError, match="both have a scorer 'frozen'"):
+        plan(judged(tmp_path / "same", images, "frozen"))
+    assert not (tmp_path / "out").exists()
+    assert plan(judged(tmp_path / "fine", images, "judge")).others[0].scorer_names() == ["judge"]
 
 
 def test_names_that_nothing_has_are_refused_before_anything_is_written(cache_folder, tmp_path):

@@ -84,6 +84,8 @@ class TokenEvaluation:
     """With the training engines filled in."""
     others: tuple[Given, ...] = ()
     """Embeddings and judgements of further scorers, measured beside the heads."""
+    unpainted: tuple[str, ...] = ()
+    """Engines of the tokens that have no distractor in the split: no result speaks of them."""
 
     def embed(self, run: RunSettings) -> RunSummary:
         """Make the planned embeddings; needs a Ray session where shards are pending."""
@@ -154,6 +156,7 @@ def plan_evaluation(
         output=output,
         settings=replace(settings, train_engines=settings.train_engines or scorers.train_engines),
         others=tuple(others),
+        unpainted=_unpainted(cache, settings.split),
     )
 
 
@@ -191,6 +194,11 @@ def _check_pictures(cache: TokenCache, settings: EvaluateSettings, others: Seque
         mine = cache.index.filter((pc.field("draw") == 0) & (pc.field("split") == settings.split))
         parts = [(one.origin, read_given(one, settings.split, settings.conditions)) for one in others]
         refuse_mixture([(cache.uri, mine), *parts])
+
+
+def _unpainted(cache: TokenCache, split: str) -> tuple[str, ...]:
+    everywhere, here = cache.index["engine"], cache.index.filter(pc.field("split") == split)["engine"]
+    return tuple(sorted(set(everywhere.unique().to_pylist()) - set(here.unique().to_pylist())))
 
 
 def _train_split_engines(cache: TokenCache) -> list[str]:

@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from nearid_ray import job
@@ -67,6 +67,9 @@ def run_evaluate(settings: Evaluate) -> job.Job:
     ) as running:
         made = planned.embed(settings.run) if planned else None
         evaluation = measure()
+        if planned and planned.unpainted:
+            said = f"no distractor in split {settings.evaluation.split} by {', '.join(planned.unpainted)}"
+            evaluation = replace(evaluation, warnings=[*evaluation.warnings, said])
         running.failed = _report(running, evaluation, made)
     return running
 
