@@ -20,7 +20,7 @@ from nearid_ray.evaluation.measures import find
 from nearid_ray.reporting.figures.attention import AttentionPicture, attention_figure
 from nearid_ray.reporting.figures.ecdf import ecdf_figure
 from nearid_ray.reporting.figures.figure import Figure
-from nearid_ray.reporting.figures.pictures import drawn_identities, sheet_tuples
+from nearid_ray.reporting.figures.pictures import drawn_identities, rows_of, sheet_tuples
 from nearid_ray.reporting.figures.projection import projection_figure
 from nearid_ray.reporting.figures.properties import PROPERTIES, property_figure
 from nearid_ray.reporting.figures.radar import radar_figure
@@ -58,7 +58,7 @@ def attention(opened: Opened, settings: ReportSettings) -> Made:
     index = cache.index.append_column("place", pa.array(np.arange(len(cache.index), dtype=np.int64)))
     wanted = pc.field("identity_id").isin(chosen) & (pc.field("draw") == 0) & ~pc.field("masked")
     rows = index.filter(wanted & (pc.field("error") == "")).to_pylist()
-    pictures = _pictures_by_key(opened, chosen)
+    pictures = _pictures_by_key(opened, chosen, engines)
     shown: dict[str, list[AttentionPicture]] = {}
     for identity in chosen:
         own = sorted((r for r in rows if r["identity_id"] == identity), key=lambda r: r["view_index"])
@@ -277,19 +277,18 @@ def _attention_picture(
     return AttentionPicture(label=label, image_HW3=image_HW3, maps=maps, mask_HW=mask_HW)
 
 
-def _pictures_by_key(opened: Opened, identities: Sequence[str]) -> dict[tuple, dict[str, Any]]:
+def _pictures_by_key(opened: Opened, identities: Sequence[str], engines: Sequence[str]) -> dict[tuple, dict[str, Any]]:
     """(identity, view index, engine) -> row with image and mask; engine "" are views."""
-    of_chosen = pc.field("identity_id").isin(list(identities))
     assert opened.tuples is not None
     found = {
         (row["identity_id"], index, ""): view
-        for row in opened.tuples.read(["identity_id", "views"], where=of_chosen).to_pylist()
+        for row in rows_of(opened.tuples, identities, ["identity_id", "views"])
         for index, view in enumerate(row["views"])
         if not view["error"]
     }
     if opened.distractors is not None:
         columns = ["identity_id", "view_index", "engine", "image", "mask"]
-        rows = opened.distractors.read(columns, where=of_chosen & (pc.field("error") == "")).to_pylist()
+        rows = rows_of(opened.distractors, identities, columns, engines)
         found |= {(row["identity_id"], row["view_index"], row["engine"]): row for row in rows}
     return found
 

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from nearid_ray.data.images import decode_mask, decode_rgb, resize_mask, resize_rgb
+from nearid_ray.data.light import iterate
 from nearid_ray.data.sheet import outlined
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, read_rows
 from nearid_ray.identifiers import stable_hash
 from nearid_ray.reporting.model import SheetPicture, SheetTuple
 
@@ -44,14 +45,12 @@ def sheet_tuples(
         contours: outline the object, and in distractors the part that changed.
     """
     full = similarities.filter(pc.field("condition") == "full")
-    of_chosen = pc.field("identity_id").isin(list(identities))
-    rows = {row["identity_id"]: row for row in tuples.read(where=of_chosen).to_pylist()}
+    rows = {row["identity_id"]: row for row in rows_of(tuples, identities, ["identity_id", "category", "views"])}
     painted: list[dict[str, Any]] = []
     if distractors is not None and engines:
         columns = [*_PAINTED, "mask", "part_mask"] if contours else _PAINTED
-        wanted = of_chosen & pc.field("engine").isin(list(engines)) & (pc.field("error") == "")
-        painted = distractors.read(columns, where=wanted).to_pylist()
-    scores = _Scores(full.filter(of_chosen))
+        painted = rows_of(distractors, identities, columns, engines)
+    scores = _Scores(full.filter(pc.field("identity_id").isin(list(identities))))
     sheet = []
     for identity in identities:
         usable = {i: v for i, v in enumerate(rows[identity]["views"]) if not v["error"]} if identity in rows else {}
@@ -81,6 +80,25 @@ def sheet_tuples(
             )
         )
     return sheet
+
+
+def rows_of(
+    dataset: Dataset, identities: Sequence[str], columns: Sequence[str], engines: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of some identities (and engines) without an error; of the others no picture is read.
+
+    A `where` on the whole dataset would read all its pictures: hundreds of gigabytes for the paper's distractors.
+    """
+    light = ["identity_id", "error", *(["engine"] if engines is not None else [])]
+    found: list[dict[str, Any]] = []
+    for shard, table in iterate(dataset, light):
+        wanted = pc.is_in(table["identity_id"], pa.array(list(identities), pa.string()))
+        wanted = pc.and_(wanted, pc.equal(table["error"], ""))
+        if engines is not None:
+            wanted = pc.and_(wanted, pc.is_in(table["engine"], pa.array(list(engines), pa.string())))
+        if rows := np.flatnonzero(np.asarray(wanted)).tolist():
+            found += read_rows(dataset.shard(shard), rows, columns).to_pylist()
+    return found
 
 
 class _Scores:
