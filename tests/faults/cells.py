@@ -60,6 +60,8 @@ ROWS = ("ingest", "synthesize", "embed", "evaluate")
 SENSELESS: dict[tuple[str, str], str] = {
     **{("elastic", job): "rows are made by whatever workers there are; see SIGKILL of a node" for job in ROWS},
     **{("notice", job): "nothing is saved within a shard; the same as SIGKILL" for job in ROWS},
+    ("elastic", "tune"): "each pass of it is a training; see there",
+    ("notice", "tune"): "each pass of it is a training; see there",
     ("row", "tune"): "tune reads what train reads, through the same function",
 }
 """(fault, job) -> why there is no such cell."""

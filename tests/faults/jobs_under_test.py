@@ -133,7 +133,8 @@ EVALUATE = JobUnderTest(
     more=("--workers", 2, "--gpus-per-worker", 0, "--resamples", 50),
     strikes=(2, 4),
 )
-CHAIN = (INGEST, SYNTHESIZE, EMBED, TRAIN, EVALUATE)
+TUNE = replace(TRAIN, name="tune", more=(*TRAIN.more, "--space", "alpha=0,0.5"))
+CHAIN = (INGEST, SYNTHESIZE, EMBED, TRAIN, EVALUATE, TUNE)
 BY_NAME = {job.name: job for job in CHAIN}
 
 
