@@ -28,8 +28,8 @@ from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import Backbone, Precision, load_backbone
 from nearid_ray.models.backbones.nearid import MODEL_TYPES, PREFIX, VISION_FIELDS, WEIGHTS_FILE
+from nearid_ray.models.checkpoint import CALIBRATION_FILE, HeadCard, load_head
 from nearid_ray.models.checkpoint import CARD_FILE as HEAD_CARD_FILE
-from nearid_ray.models.checkpoint import HeadCard, load_head
 from nearid_ray.models.files import ModelFiles
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.models.pixels import PROCESSOR_FILE
@@ -39,7 +39,8 @@ CONFIG_FILE = "config.json"
 README_FILE = "README.md"
 CODE_FILES = ("configuration_nearid.py", "modeling_nearid.py")
 FILES = (WEIGHTS_FILE, PROCESSOR_FILE, *CODE_FILES, README_FILE, CONFIG_FILE)
-"""In the order in which they are written: who sees a config.json finds the rest."""
+"""In the order in which they are written: who sees a config.json finds the rest. A head's calibration comes with it,
+where there is one."""
 
 
 class Release(NamedTuple):
@@ -82,18 +83,22 @@ def export(
     """
     place = output if isinstance(output, Location) else locate(output)
     there = _names(place)
-    strange = sorted(set(there) - set(FILES))
+    strange = sorted(set(there) - {*FILES, CALIBRATION_FILE})
     if strange:
         raise UsageError(f"{place.uri} is not empty (it holds {strange[0]}); give a folder that is new or empty")
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     _check_family(loaded)
     described: HeadCard | None = None
+    calibration: dict[str, bytes] = {}
     if not isinstance(head, AttentionPoolingHead):
+        beside = (head if isinstance(head, Location) else locate(head)).child(CALIBRATION_FILE)
+        calibration = {CALIBRATION_FILE: beside.read_bytes()} if beside.exists() else {}
         head, described = load_head(head)
         described.check_backbone(loaded.fingerprint, f"the backbone {loaded.spec}")
     _check_sizes(head, loaded)
     name = place.path.rstrip("/").rpartition("/")[2]
     contents = {
+        **calibration,
         WEIGHTS_FILE: _weights(head, loaded),
         PROCESSOR_FILE: _json(_processor(loaded)),
         **{file: resources.files("nearid_ray.models.released").joinpath(file).read_bytes() for file in CODE_FILES},
@@ -101,7 +106,10 @@ def export(
         CONFIG_FILE: _json(_config(loaded)),
     }
     if there:
-        if all(file in there and place.child(file).read_bytes() == content for file, content in contents.items()):
+        other = [file for file, data in contents.items() if file not in there or place.child(file).read_bytes() != data]
+        if set(other) <= {CALIBRATION_FILE}:  # the head may have been calibrated since
+            for file in other:
+                place.child(file).write_bytes(contents[file])
             return place
         raise UsageError(f"{place.uri} holds another release; give a folder that is new or empty")
     _write(place, contents)

@@ -111,6 +111,7 @@ def make_api(backend: Backend, limits: Limits) -> FastAPI:
     async def similarity(
         request: Request,
         false_accept_rate: float = Query(0.01, gt=0, le=1, description="The rate that `same` is said for."),
+        same_share: float = Query(0.5, gt=0, lt=1, description="Share of same pairs to expect, for `probability`."),
     ) -> Similarity:
         """How alike two pictures are: the fields a and b, as files or as base64 text in JSON."""
         given = await _pictures(request, ("a", "b"), limits)
@@ -124,7 +125,10 @@ def make_api(backend: Backend, limits: Limits) -> FastAPI:
         first_D, second_D = await vectors({name: given[name][0] for name in ("a", "b")})
         value = cosines(first_D[None], second_D[None]).item()
         if calibrated is not None and threshold is not None:
-            probability, same = calibrated.calibration.probability(value).item(), value >= threshold
+            probability, same = (
+                calibrated.calibration.probability(value, same_share=same_share).item(),
+                value >= threshold,
+            )
         return Similarity(similarity=value, probability=probability, same=same, scorer=backend.scorer.name)
 
     @api.post("/embed", responses=_REFUSALS, openapi_extra=_body({"images": True}))

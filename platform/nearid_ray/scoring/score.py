@@ -67,8 +67,8 @@ class ScoreSettings:
     """auto: the one beside the scorer's weights, where there is one; none; or a calibration.json or its folder."""
     false_accept_rate: float = 0.01
     """The column `same` holds at the calibration's threshold for this rate."""
-    same_share: float | None = None
-    """Share of same pairs to expect in the list, above 0 and below 1; by default that of the calibration's pairs."""
+    same_share: float = 0.5
+    """Share of same pairs to expect in the list, above 0 and below 1; the column `probability` follows it."""
     images_per_shard: int = 512
     """Pictures a shard: what a kill costs at most, for each worker; at least 1."""
 
@@ -78,7 +78,7 @@ class ScoreSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if not 0 < self.false_accept_rate <= 1:
             raise ValueError(f"false_accept_rate is {self.false_accept_rate}; expected a number above 0, at most 1")
-        if self.same_share is not None and not 0 < self.same_share < 1:
+        if not 0 < self.same_share < 1:
             raise ValueError(f"same_share is {self.same_share}; expected a number above 0 and below 1")
 
 

@@ -144,13 +144,13 @@ class Scorer:
         return cosines(*(np.broadcast_to(side, (count, side.shape[1])) for side in (first_ND, second_ND)))
 
     def probability(
-        self, a: Picture, b: Picture, *, mask_a: Any = None, mask_b: Any = None, same_share: float | None = None
+        self, a: Picture, b: Picture, *, mask_a: Any = None, mask_b: Any = None, same_share: float = 0.5
     ) -> float:
         """Probability that two pictures show the same identity, 0..1, by the scorer's calibration.
 
         Args:
-            same_share: share of same pairs to expect where it is used, above 0 and below 1; by default that of the
-                pairs it was calibrated with.
+            same_share: share of same pairs to expect where it is used, above 0 and below 1. That of the pairs it was
+                calibrated with says nothing: it follows from how many distractors the benchmark has.
 
         Raises:
             UsageError: as `embed` does; or there is no calibration, or it is another scorer's.

@@ -162,7 +162,7 @@ class PairsTask:
     starts: NDArray[np.int64]
     calibrated: ConditionCalibration | None = None
     threshold: float | None = None
-    same_share: float | None = None
+    same_share: float = 0.5
     uses_model: bool = False
     _vectors: Vectors | None = field(default=None, repr=False)
     _bad_items: NDArray[np.int64] | None = field(default=None, repr=False)

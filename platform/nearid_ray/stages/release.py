@@ -10,9 +10,11 @@ from nearid_ray.cluster import ending_in_order
 from nearid_ray.data.store import locate
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import load_backbone
-from nearid_ray.models.checkpoint import load_head
+from nearid_ray.models.checkpoint import CALIBRATION_FILE, load_head
 from nearid_ray.models.release import FILES, export
 from nearid_ray.models.release_card import CardText
+from nearid_ray.scoring.calibrated import read_calibration
+from nearid_ray.scoring.embedders import ModelEmbedder
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings, tracked
 
@@ -39,8 +41,11 @@ def run_release(settings: Release) -> job.Job:
     """Write the checkpoint. The folder holds it and nothing else, so that it can be handed on as it is."""
     output = job.output_of(settings.output, settings.tracking)
     metrics = _metrics(settings.metrics) if settings.metrics else None
-    _, card = load_head(settings.head)
+    head, card = load_head(settings.head)
     backbone = load_backbone(settings.backbone or card.backbone, revision=settings.revision)
+    if locate(settings.head).child(CALIBRATION_FILE).exists():
+        own = ModelEmbedder(backbone, head, settings.head).fingerprint
+        read_calibration(settings.head).check(own, f"the head {settings.head}")
     inputs = {"head": settings.head} | ({"metrics": settings.metrics} if settings.metrics else {})
     with (
         ending_in_order(),
