@@ -88,7 +88,12 @@ def neighbour_sheet(
         colours = [UNKNOWN if row["same"] is None else SAME if row["same"] else OTHER for row in some]
         shown = (framed(found.get(key_of(row)), colour) for row, colour in zip(some, colours, strict=True))
         cells.append([framed(found.get(key_of(query)), (0, 0, 0)), *shown])
-        captions.append([f"query\n{short(query['name'])}", *(f"{r['similarity']:.3f}\n{described(r)}" for r in some)])
+        captions.append(
+            [
+                f"query\n{'/'.join(query['name'].split('/')[-2:])}",
+                *(f"{r['similarity']:.3f}\n{described(r)}" for r in some),
+            ]
+        )
     return contact_sheet(cells, captions, cell_px=CELL_PX)
 
 

@@ -10,24 +10,17 @@ import pyarrow as pa
 from nearid_ray import job
 from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.images import encode_png
-from nearid_ray.data.pipeline import RunSettings
+from nearid_ray.data.pipeline import RunSettings, RunSummary
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.measures import Measure, find, write_measures
-from nearid_ray.retrieving.embed import (
-    NamedScorer,
-    PictureTask,
-    embed_pictures,
-    known_scorers,
-    named_scorers,
-    needs_ray,
-    plan_pictures,
-)
+from nearid_ray.retrieving.choose import choose_scorers, identity_names
+from nearid_ray.retrieving.embed import PictureTask, embed_pictures, needs_ray, plan_pictures
 from nearid_ray.retrieving.index import APPROXIMATE, Kind, load_faiss, nearest_by_index
 from nearid_ray.retrieving.memory import available_bytes, gib
 from nearid_ray.retrieving.neighbours import Neighbours, nearest
-from nearid_ray.retrieving.places import KEY, PLACE_SCHEMA, places_of
+from nearid_ray.retrieving.places import PLACE_SCHEMA, places_of
 from nearid_ray.retrieving.queries import Queries, find_queries
 from nearid_ray.retrieving.records import csv_bytes, write_records
 from nearid_ray.retrieving.search import (
@@ -38,8 +31,8 @@ from nearid_ray.retrieving.search import (
     retrieval_measures,
     retrieval_scores,
 )
-from nearid_ray.retrieving.sheets import PictureFinder, neighbour_sheet, short, spread
-from nearid_ray.retrieving.vectors import Embedded, Selection, matrix_of, open_embeddings, read_embedded, scorers_in
+from nearid_ray.retrieving.sheets import Id, PictureFinder, key_of, neighbour_sheet, spread
+from nearid_ray.retrieving.vectors import Embedded, Selection, matrix_of, open_embeddings, read_embedded
 from nearid_ray.settings import to_dict
 from nearid_ray.tracking import TrackingSettings
 from schemas import NEIGHBOURS
@@ -123,9 +116,18 @@ def run_retrieve(settings: Retrieve) -> job.Job:
                 work.output, title=f"Embeddings of a search: {work.name}", about="Unit embeddings of pictures.",
                 licence=licence_of(*planned.licensed), facts={"rows": made.rows, "rows with an error": made.errors},
             )  # fmt: skip
-            job.report_run(running, work.output, made)
+            _report(running, work, made)
         _search(settings, planned, output, running)
     return running
+
+
+def _report(running: job.Job, work: "_Work", made: RunSummary) -> None:
+    """What was embedded, under the name of the work: gallery or queries."""
+    mine = job.Job(running.tracker)
+    job.report_run(mine, work.output, made)
+    names = ("rows", "rows_made", "rows_with_error", "rows_a_second", "error_examples")
+    running.summary[f"embedded_{work.name}"] = {name: mine.summary[name] for name in names if name in mine.summary}
+    running.failed |= mine.failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +152,10 @@ class _Planned:
     licensed: list[Dataset]
 
     @property
-    def query_ids(self) -> set[tuple[Any, ...]] | None:
-        """Of the pictures that were embedded as queries: the dataset may hold those of earlier runs too."""
-        mine = [work.places for work in self.works if work.name == "queries"]
-        return {tuple(row[name] for name in KEY) for row in mine[0].to_pylist()} if mine else None
+    def query_order(self) -> dict[Id, int]:
+        """Place of the pictures that were embedded as queries: the dataset may hold those of earlier runs too."""
+        mine = [row for work in self.works if work.name == "queries" for row in work.places.to_pylist()]
+        return {key_of(row): place for place, row in reversed(list(enumerate(mine)))}
 
 
 def _planned(settings: Retrieve, output: Location) -> _Planned:
@@ -171,12 +173,17 @@ def _planned(settings: Retrieve, output: Location) -> _Planned:
         gallery_places = gallery_places.filter(pa.array(kept, pa.bool_()))
         if not gallery_places.num_rows:
             raise UsageError(f"{settings.gallery} has no picture of the roles and splits that were asked for")
-        identities = _names(gallery_places)
+        identities = identity_names(gallery_places)
     else:
         gallery = open_embeddings(settings.gallery)
-        identities = _names(gallery.read(["identity_id"]))
+        identities = identity_names(gallery.read(["identity_id"]))
     queries = find_queries(settings.queries, settings.query_roles, identities)
-    names, scorers = _scorers(settings, gallery if is_embedded else None, queries)
+    names, scorers = choose_scorers(
+        settings.scorers,
+        gallery if is_embedded else None,
+        pictures=bool(queries.places.num_rows),
+        embeddings=bool(queries.embeddings),
+    )
     works = []
     for name, places, wanted in (
         ("gallery", gallery_places, not is_embedded),
@@ -199,56 +206,6 @@ def _planned(settings: Retrieve, output: Location) -> _Planned:
         finder=PictureFinder([gallery_places, queries.places, *shown]),
         licensed=[gallery],
     )
-
-
-def _scorers(settings: Retrieve, embedded: Dataset | None, queries: Queries) -> tuple[list[str], list[NamedScorer]]:
-    """(names of the scorers to compare, those that must embed pictures)."""
-    pictures = embedded is None or bool(queries.places.num_rows)
-    if embedded is None:
-        if not settings.scorers:
-            raise UsageError("the gallery holds pictures: say with --scorers NAME=SPEC what embeds them")
-        if queries.embeddings:
-            raise UsageError("the gallery holds pictures and a query embeddings; give both as the same")
-        specs = named_scorers(settings.scorers)
-        return list(specs), known_scorers(specs)
-    there = scorers_in(embedded)
-    if not pictures:
-        names = list(settings.scorers) or there
-        specs = {}
-    elif not settings.scorers:
-        raise UsageError(
-            f"the queries are pictures: say with --scorers NAME=SPEC what embeds them; {embedded.location.uri} has the "
-            f"embeddings of {', '.join(there)}"
-        )
-    else:
-        wrong = [entry for entry in settings.scorers if "=" not in entry]
-        if wrong:
-            raise UsageError(
-                f"scorers has {wrong[0]!r}; expected NAME=SPEC, the gallery's name of a scorer and what embeds the "
-                "queries the same way"
-            )
-        specs = named_scorers(settings.scorers)
-        names = list(specs)
-    unknown = sorted(set(names) - set(there))
-    if unknown:
-        raise UsageError(f"{embedded.location.uri} has no scorer {', '.join(unknown)}; it has {', '.join(there)}")
-    scorers = known_scorers(specs)
-    _check_same_scorers(embedded, scorers)
-    return names, scorers
-
-
-def _check_same_scorers(embedded: Dataset, scorers: Sequence[NamedScorer]) -> None:
-    """Where the gallery says what computed it, the queries must come from the same."""
-    for planned in embedded.plans():
-        if "scorer_fingerprint" in planned.column_names:
-            columns = ["scorer", "scorer_fingerprint"]
-            pairs = {tuple(row[name] for name in columns) for row in planned.select(columns).to_pylist()}
-            for one in scorers:
-                if one.name in {name for name, _ in pairs} and (one.name, one.fingerprint) not in pairs:
-                    raise UsageError(
-                        f"{embedded.location.uri} was not embedded by {one.spec}: what it calls {one.name!r} computed "
-                        "other things; give the scorer that it was embedded by"
-                    )
 
 
 def _search(settings: Retrieve, planned: _Planned, output: Location, running: job.Job) -> None:
@@ -298,27 +255,24 @@ def _search(settings: Retrieve, planned: _Planned, output: Location, running: jo
 def _queries(settings: Retrieve, planned: _Planned, scorer: str) -> tuple[list[dict[str, Any]], np.ndarray]:
     """(name, columns and shown identity of each query, their vectors); those without an embedding are told and left."""
     rows: list[dict[str, Any]] = []
-    parts = []
-    own = planned.query_ids
+    order = planned.query_order
     for number, dataset in enumerate(planned.query_embeddings):
-        mine = own is not None and number == 0
+        given = bool(order) and number == 0
         chosen = Selection(
-            scorer=scorer, condition=settings.condition, roles=() if mine else settings.query_roles
+            scorer=scorer, condition=settings.condition, roles=() if given else settings.query_roles
         )  # fmt: skip
         embedded = read_embedded(dataset, chosen)
-        matrix_GD, shown = matrix_of(embedded), embedded.shown()
-        for place, row in enumerate(embedded.images.to_pylist()):
-            if mine and own is not None and tuple(row[name] for name in KEY) not in own:
-                continue
-            name = _query_name(row, planned.queries)
-            if row["error"]:
-                print(f"note: {name} is left out: {row['error']}")
-                continue
-            rows.append(row | {"name": name, "shown": shown[place]})
-            parts.append(matrix_GD[place])
+        columns = zip(embedded.images.to_pylist(), embedded.shown(), matrix_of(embedded), strict=True)
+        mine = [row | {"shown": shown, "vector_D": vector_D} for row, shown, vector_D in columns]
+        rows += sorted((r for r in mine if key_of(r) in order), key=lambda r: order[key_of(r)]) if given else mine
+    for row in rows:
+        row["name"] = _query_name(row, planned.queries)
+        if row["error"]:
+            print(f"note: {row['name']} is left out: {row['error']}")
+    rows = [row for row in rows if not row["error"]]
     if not rows:
         raise UsageError("none of the queries could be embedded; the notes above say why")
-    return rows, np.stack(parts)
+    return rows, np.stack([row.pop("vector_D") for row in rows])
 
 
 def _query_name(row: Mapping[str, Any], queries: Queries) -> str:
@@ -410,12 +364,3 @@ def _write_sheet(
 
 def _file_name(scorer: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in scorer)
-
-
-def _names(table: pa.Table) -> dict[str, str]:
-    """identity_id by the name that stands behind its source, where that means one identity alone."""
-    found: dict[str, set[str]] = {}
-    for identity in set(table["identity_id"].to_pylist()):
-        found.setdefault(short(identity), set()).add(identity)
-        found.setdefault(identity, set()).add(identity)
-    return {name: next(iter(of)) for name, of in found.items() if len(of) == 1}
