@@ -28,9 +28,9 @@ _NAMES = {
     CONTROL: "Control rate",
 }
 _TITLES = {
-    "nearid": "NearID: whole objects replaced",
-    "mtg": "Mind-the-Glitch: a part of the object changed",
-    "dreambench-plus": "DreamBench++: agreement with people",
+    "nearid": "Whole objects replaced (NearID's measures)",
+    "mtg": "A part of the object changed (Mind-the-Glitch's measures)",
+    "dreambench-plus": "Agreement with people (DreamBench++'s measures)",
 }
 _MOST_GAPS = 12
 

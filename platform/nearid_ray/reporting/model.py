@@ -21,8 +21,8 @@ class ReportSettings:
     """Heading of the page."""
     statement: tuple[str, ...] = ()
     """What the data is, one paragraph each; shown below what the data says of itself."""
-    headline_group: str = "object-level"
-    """Group of engines whose rates stand on top."""
+    headline_group: str = ""
+    """Group of engines whose rates stand on top; empty: the headline of the engines there are."""
     projected_identities: int = 7
     """Identities in the projection of embeddings; 0 leaves it out."""
     sheet_tuples: int = 8
@@ -106,8 +106,8 @@ class ReportData:
     """The scorer others are compared with."""
     confidence: float = 0.95
     """Share of the resamples inside the rows' intervals."""
-    headline_group: str = "object-level"
-    """The group whose numbers stand on top; the last group where it is absent."""
+    headline_group: str = ""
+    """The group whose numbers stand on top; the headline of the engines there are where it is empty or absent."""
     group_engines: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Engines of each group, for the captions."""
     engine_sheet: bytes = b""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from nearid_ray.evaluation.bootstrap import Interval
 from nearid_ray.evaluation.control import is_control
+from nearid_ray.evaluation.groups import HEADLINES
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.reporting.charts import Line, bar_chart, line_chart
 from nearid_ray.reporting.figures.figure import colour_keys, html_legend
@@ -31,14 +32,14 @@ def conditions_of(data: ReportData) -> list[str]:
 
 
 def headline_rows(data: ReportData) -> list[MetricsRow]:
-    """The row of each scorer for the headline group (else the last group, else the last row), whole pictures first."""
+    """The row of each scorer for the headline group (else the last group or row), of whole pictures where there are."""
     conditions = conditions_of(data)
     if not conditions:
         return []
     condition = "full" if "full" in conditions else conditions[0]
     rows = [row for row in data.rows if row.condition == condition]
     names = [row.name for row in rows if row.is_group] or [row.name for row in rows]
-    name = data.headline_group if data.headline_group in names else names[-1]
+    name = next((name for name in (data.headline_group, *HEADLINES) if name in names), names[-1])
     by_scorer = {row.scorer: row for row in rows if row.name == name}
     return [by_scorer[scorer] for scorer in scorers_of(data) if scorer in by_scorer]
 

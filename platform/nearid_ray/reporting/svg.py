@@ -17,7 +17,10 @@ FONT = 13
 SMALL = 11
 BASELINE_COLOUR = "#8b929c"
 # Told apart also by people who see red and green alike, and dark enough on white.
-COLOURS = ("#1f5f99", "#d2761b", "#2d8a66", "#8a5aa8", "#b6405a", "#5c7f1d", "#3b3f8f", "#a06a2c")
+COLOURS = (
+    "#1f5f99", "#d2761b", "#2d8a66", "#8a5aa8", "#b6405a", "#5c7f1d", "#3b3f8f", "#a06a2c", "#118a9e", "#c2549d",
+    "#6d4c2f", "#4c9be0",
+)  # fmt: skip
 INK, SOFT, RULE, WASH = "#27303a", "#56616d", "#dfe3e8", "#fbfcfd"
 
 BOLD = 1.12

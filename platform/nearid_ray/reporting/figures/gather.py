@@ -38,6 +38,8 @@ Made = Figure | str
 DRAWN = "Drawn at random by a hash of the identity, not chosen."
 DREAMBENCH, CATEGORY = "dreambench-plus", "category:"
 _ATTENTION_PICTURES = 2
+_MOST_PROJECTED = 6
+"""Panels of the projection: the baseline and the scorers after it."""
 _FULL = pc.field("condition") == "full"
 
 
@@ -112,8 +114,10 @@ def projection(opened: Opened, settings: ReportSettings) -> Made:
     chosen = _identities_with_pairs(opened, settings.projected_identities, "projection", settings)
     where = pc.field("identity_id").isin(chosen) & _FULL
     embeddings = opened.embeddings.read(where=where)
-    projections = []
+    projections: list[Projection] = []
     for scorer in opened.scorers:
+        if len(projections) == _MOST_PROJECTED:
+            break
         images, embedding_ND = embeddings_of(embeddings, scorer)
         if len(images):
             projections.append(
