@@ -96,6 +96,7 @@ def run_cell(world: World, kind_name: str, job_name: str, folder: Path) -> Seen:
     kind, job = KINDS[kind_name], BY_NAME[job_name]
     drawn = random.Random(f"{SEED} {kind_name} {job_name}")
     seen = Seen(kind_name, job_name)
+    world.make_undisturbed(job)
     with kind.prepare(world, job, folder) as setting:
         world.begin(job)
         began = time.monotonic()

@@ -11,7 +11,6 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.faults.cells import Seen
-from tests.faults.jobs_under_test import CHAIN, slowed
 from tests.faults.servers import S3
 from tests.faults.world import World
 from tests.s3.conftest import cannot_run, environment, running_server
@@ -24,7 +23,7 @@ REPORT = "NEARID_FAULTS_REPORT"
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The cluster, and the undisturbed run of every job on it, in `made`."""
+    """The cluster, and in `made` the undisturbed runs of the jobs on it."""
     with ExitStack() as stack:
         s3 = S3()
 
@@ -46,11 +45,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         world = World(tmp_path_factory.mktemp("faults"), servers, s3=s3)
         stack.callback(world.close)
-        for job in CHAIN:
-            world.begin(slowed(job, 0.0))
-            run = world.start(job.command(world.made, str(world.made / job.name)))
-            assert run.wait(300) == 0, run.said()
-            assert world.await_end()[1] == []
         yield world
 
 

@@ -27,6 +27,8 @@ class JobUnderTest:
     """Flags that name what it reads, given the folder of the undisturbed run."""
     more: tuple[object, ...] = ()
     """Its other flags."""
+    after: tuple[str, ...] = ()
+    """Jobs whose undisturbed outputs it reads."""
     kind: str = "shard"
     """What the observer calls a piece of its work that costs the most."""
     pace_s: float = 0.5
@@ -106,18 +108,21 @@ INGEST = JobUnderTest(
 SYNTHESIZE = JobUnderTest(
     name="synthesize",
     inputs=lambda made: ("--tuples", made / "ingest"),
+    after=("ingest",),
     more=("--engines", "sleeping-1", "--rows-per-shard", 4, "--engine-batch", 2, "--gpus-per-worker", 1),
     strikes=(3, 8),
 )
 EMBED = JobUnderTest(
     name="embed",
     inputs=lambda made: ("--tuples", made / "ingest", "--distractors", made / "synthesize"),
+    after=("ingest", "synthesize"),
     more=("--draws", 1, "--dtype", "float32", "--gpus-per-worker", 1),
     strikes=(3, 7),
 )
 TRAIN = JobUnderTest(
     name="train",
     inputs=lambda made: ("--tokens", made / "embed"),
+    after=("embed",),
     more=(
         *("--learning-rate", 1e-3, "--warmup-steps", 5, "--global-batch", 8, "--max-steps", 60),
         *("--evaluate-every", 15, "--checkpoint-every", 15, "--workers", 2, "--gpu", "False"),
@@ -130,17 +135,13 @@ TRAIN = JobUnderTest(
 EVALUATE = JobUnderTest(
     name="evaluate",
     inputs=lambda made: ("--tokens", made / "embed", "--heads", f"trained={made}/train/heads/nearid-alpha-0.5/best"),
+    after=("embed", "train"),
     more=("--workers", 2, "--gpus-per-worker", 0, "--resamples", 50),
     strikes=(2, 4),
 )
 TUNE = replace(TRAIN, name="tune", more=(*TRAIN.more, "--space", "alpha=0,0.5"))
-CHAIN = (INGEST, SYNTHESIZE, EMBED, TRAIN, EVALUATE, TUNE)
-BY_NAME = {job.name: job for job in CHAIN}
-
-
-def slowed(job: JobUnderTest, pace_s: float) -> JobUnderTest:
-    """The job with another pause."""
-    return replace(job, pace_s=pace_s)
+JOBS = (INGEST, SYNTHESIZE, EMBED, TRAIN, EVALUATE, TUNE)
+BY_NAME = {job.name: job for job in JOBS}
 
 
 def located(output: str) -> Location:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nearid_ray.data.store import Dataset
 from nearid_ray.embedding.cache import TokenCache
 from tests.e2e.conftest import photo
-from tests.faults.jobs_under_test import OFF, JobUnderTest, slowed
+from tests.faults.jobs_under_test import OFF, JobUnderTest
 from tests.faults.world import World
 
 AWAY_S = 60.0
@@ -156,7 +156,8 @@ def _poisoned_photos(world: World, job: JobUnderTest, folder: Path) -> Setting:
         for view in range(2):
             photo(root / f"thing {identity:02}" / f"{view}.png", seed=10 * identity + view)
     flags = ("photos", "--root", str(root), "--size-px", "64", "--workers", "2", "--max-error-share", "1", *OFF)
-    world.begin(slowed(job, 0.0))
+    world.begin(job)
+    world.set_pace(0.0)
     run = world.start(("ingest", *flags, "--output", str(whole)))
     assert run.wait(300) == 0, run.said()
     bad = root / "thing 04" / "1.png"
@@ -178,8 +179,8 @@ def _poisoned_photos(world: World, job: JobUnderTest, folder: Path) -> Setting:
 
 
 def _poisoned_view(world: World, job: JobUnderTest, folder: Path) -> Setting:
-    shutil.copytree(world.made / "ingest", folder / "made" / "ingest")
-    shutil.copytree(world.made / "synthesize", folder / "made" / "synthesize")
+    for name in job.after:
+        shutil.copytree(world.made / name, folder / "made" / name)
     path = sorted((folder / "made" / "ingest" / "data").glob("*.parquet"))[2]
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -229,7 +230,8 @@ def _poisoned_tokens(world: World, job: JobUnderTest, folder: Path) -> Setting:
         )
         assert run.wait(300) == 0, run.said()
 
-    return Setting(output=str(folder / "out"), source=folder / "made", mend=mend)
+    more = ("--retry-errors",) if job.name == "evaluate" else ()
+    return Setting(output=str(folder / "out"), source=folder / "made", more=more, mend=mend)
 
 
 def _mount(*arguments: str) -> None:

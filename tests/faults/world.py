@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults.jobs_under_test import JobUnderTest
+from tests.faults.jobs_under_test import BY_NAME, JobUnderTest
 from tests.faults.machine import Machine
 from tests.faults.servers import S3, MlflowServer
 
@@ -28,6 +28,10 @@ KEPT = (
     "_StatsActor",
 )
 """Ray's own processes that serve a cluster, not a job: they stay."""
+UNDISTURBED = "NEARID_FAULTS_UNDISTURBED"
+"""Variable that names a folder for the undisturbed runs; those of an earlier call of the same code are then used."""
+UNDISTURBED_S = 600.0
+"""A job without a fault takes some ten seconds."""
 ENDS_WITHIN_S = 60.0
 """How long a job's processes may live on after it."""
 
@@ -79,7 +83,7 @@ class World:
         """`prepare` gives what is added to the environment, told the address at which nodes reach this process."""
         self.folder, self.observed = folder, folder / "observed"
         self.observed.mkdir(parents=True)
-        self.made = folder / "undisturbed"
+        self.made = Path(os.environ.get(UNDISTURBED, folder / "undisturbed"))
         paths = [str(OBSERVED), str(ROOT / "platform"), str(ROOT)]
         self.machine = Machine(
             {
@@ -114,6 +118,19 @@ class World:
         if self._mlflow is None:
             self._mlflow = MlflowServer(self.folder / "mlflow", self.machine.host)
         return self._mlflow
+
+    def make_undisturbed(self, job: JobUnderTest) -> None:
+        """Run the job, and those before it, without a fault, where that has not been done."""
+        for name in job.after:
+            self.make_undisturbed(BY_NAME[name])
+        output = self.made / job.name
+        if (output / "summary.json").exists():
+            return
+        self.begin(job)
+        self.set_pace(0.0)
+        run = self.start(job.command(self.made, str(output)))
+        assert run.wait(UNDISTURBED_S) == 0, run.said()
+        assert self.await_end()[1] == []
 
     def begin(self, job: JobUnderTest) -> None:
         """Forget what was observed, and set the job's pace."""
