@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 
 from nearid_ray import job, presets
+from nearid_ray.cluster import Terminated
 from nearid_ray.data.plan import differences
 from nearid_ray.data.store import Dataset, Location
 from nearid_ray.errors import UsageError
@@ -140,16 +141,20 @@ def train_missing(
                 if validated:
                     print(f"{name}: step {validated[-1].step}, val SSR {validated[-1].val_ssr:.1%}", flush=True)
 
-            trained = train_many(
-                missing,
-                tokens=source,
-                storage=output.child("checkpoints"),
-                name=settings_digest({name: contents[name] for name in missing}),
-                opened=cache,
-                where=where,
-                on_row=None,
-                on_rows=tell,
-            )
+            try:
+                trained = train_many(
+                    missing,
+                    tokens=source,
+                    storage=output.child("checkpoints"),
+                    # The same heads missing again: the same name, so that training goes on where it stopped.
+                    name=settings_digest({name: contents[name] for name in missing}),
+                    opened=cache,
+                    where=where,
+                    on_row=None,
+                    on_rows=tell,
+                )
+            except SystemExit as ended:  # Ray Train's answer to Ctrl-C and SIGTERM
+                raise (Terminated if Terminated.received else KeyboardInterrupt) from ended
             for name, result in trained.items():
                 save_trained(place.child(name), result, cache.backbone)
                 stored = {"table": "heads", "content": contents[name]}
