@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import schemas
-from nearid_ray.data.store import Dataset
+from nearid_ray.data.store import Dataset, locate
+from nearid_ray.evaluation.measures import find, read_measures, to_csv
 from tests.e2e.conftest import JOBS, summary_of
 
+TRAIN_ENGINES = ("toybox-redraw", "toybox-recolor", "toybox-reshape", "toybox-retexture")
 SIZES = ("--train-identities", 48, "--val-identities", 10, "--test-identities", 12)
 SMALL = (*SIZES, "--max-steps", 30, "--alphas", 0.5, 0)
 
@@ -88,6 +90,17 @@ def test_the_same_seed_gives_the_same_bytes(demo, run_job, tmp_path):
         assert (tmp_path / "tuples" / "data" / name).read_bytes() == (demo / "tuples" / "data" / name).read_bytes()
 
 
+def test_stored_embeddings_are_measured_again_without_tokens_and_give_the_same_numbers(demo, run_job, tmp_path):
+    stored = demo / "evaluation" / "embeddings"
+    arguments = ("--embeddings", stored, "--output", tmp_path / "e", "--conditions", "full", "--tracking-uri", "off")
+    ended = run_job("evaluate", *arguments, "--train-engines", *TRAIN_ENGINES)
+    assert ended.code == 0
+    assert "Agreement with the oracle, M-O" in ended.out
+    of_tokens, again = (read_measures(locate(str(folder))) for folder in (demo / "evaluation", tmp_path / "e"))
+    assert find(again, benchmark="mtg", metric="m_o", name="part-level")
+    assert to_csv(again) == to_csv(find(of_tokens, condition="full"))
+
+
 def test_heads_of_another_backbone_and_unfinished_inputs_are_refused(demo, run_job, tmp_path):
     other = tmp_path / "other head"
     best = demo / "train" / "heads" / "nearid-alpha-0.5" / "best"
@@ -157,6 +170,7 @@ MISTAKES = [
         "exists with other settings",
     ),
     ("evaluate", ("--tokens", "{demo}/tokens", "--output", "{out}", "--split", "holdout"), "split is 'holdout'"),
+    ("evaluate", ("--output", "{out}"), "expected --tokens, --embeddings or --judged"),
     ("report", ("--evaluation", "{demo}/tuples", "--output", "{out}"), "metrics.json"),
     ("synthesize", ("--tuples", "{demo}/tuples", "--output", "{out}", "--workers", "99"), "the cluster has 4 CPU"),
     ("ingest", ("toybox", "--output", "gs://bucket/tuples"), "gs:// is not supported"),

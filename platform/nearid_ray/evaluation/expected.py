@@ -146,11 +146,10 @@ def warnings_of(similarities: pa.Table, lost: pa.Table) -> list[str]:
     for reason in (ONE_VIEW, NO_DISTRACTOR):
         part = lost.filter(pc.field("reason") == reason)
         for (engine,), rows in _grouped(part, ["engine"]):
-            who = _named(rows)
             if reason == ONE_VIEW:
-                found.append(f"{who}: one view alone, so nothing to compare; left out")
+                found.append(f"{_named(rows)}: one view alone, so nothing to compare; left out")
             else:
-                found.append(f"engine {engine} has no distractor of {_count(rows)} view(s) of {who}")
+                found.append(f"engine {engine} has no distractor of {_count(rows)} view(s) of {_named(rows)}")
     alike: dict[str, list[str]] = {}
     for who, rows in _grouped(lost.filter(pc.field("reason") == NO_SIMILARITY), ["scorer", "condition"]):
         parts = []
