@@ -4,6 +4,7 @@ Needs the extra `serve`.
 """
 
 import asyncio
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,8 +47,9 @@ class ScoringService:
         )
         if self.scorer.calibration is not None:
             self.scorer.calibration.check(self.scorer.fingerprint, f"the scorer {self.scorer.name}")
-        self._batched.set_max_batch_size(settings.max_batch_size)
-        self._batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        batched: Any = self._batched  # the decorator gives it more than its type says
+        batched.set_max_batch_size(settings.max_batch_size)
+        batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self, self._limits)
@@ -74,7 +76,8 @@ def application(settings: ServeSettings) -> serve.Application:
     elif "://" not in spec:
         ModelFiles.find(spec, what="scorer")
     values = {**settings.__dict__, "scorer": spec}
-    return ScoringService.options(
+    service: Any = ScoringService
+    return service.options(
         num_replicas=settings.num_replicas,
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,

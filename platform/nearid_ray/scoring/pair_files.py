@@ -17,7 +17,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from nearid_ray.data import s3
-from nearid_ray.data.store import Location, locate
+from nearid_ray.data.store import Location, locate, refuse_pickles
 from nearid_ray.errors import StoreError, UsageError
 from schemas import SCORES
 
@@ -138,7 +138,9 @@ def _is_parquet(place: Location) -> bool:
 
 def _parquet_schema(place: Location) -> pa.Schema:
     with _telling(place), place.filesystem.open_input_file(place.path) as stream:
-        return pq.ParquetFile(stream).schema_arrow.remove_metadata()
+        schema = pq.ParquetFile(stream).schema_arrow
+    refuse_pickles(schema, place.uri)
+    return schema.remove_metadata()
 
 
 def _check_names(uri: str, names: list[str], delimiter: str) -> None:
