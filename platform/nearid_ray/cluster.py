@@ -1,7 +1,9 @@
 """Connecting to Ray, and what must hold on a cluster before work starts."""
 
+import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -150,9 +152,31 @@ def _check_address(address: str) -> None:
 
 
 def resources() -> tuple[float, float]:
-    """(CPUs, GPUs) of the whole cluster, as Ray counts them: the driver's own devices say nothing."""
-    total = ray.cluster_resources()
-    return total.get("CPU", 0.0), total.get("GPU", 0.0)
+    """(CPUs, GPUs) of the whole cluster, as Ray counts them: the driver's own devices say nothing.
+
+    Of an autoscaled cluster what it can grow to, where its autoscaler tells.
+    """
+    total, most = ray.cluster_resources(), _can_become()
+    return max(total.get("CPU", 0.0), most.get("CPU", 0.0)), max(total.get("GPU", 0.0), most.get("GPU", 0.0))
+
+
+def grows() -> bool:
+    """Whether an autoscaler adds nodes to the cluster."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if _can_become():
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    kinds = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
+    # Without an autoscaler Ray reports each node as a kind of its own, named after its id.
+    return any(not re.fullmatch(r"node_[0-9a-f]{56}", kind) for kind in kinds)
+
+
+def _can_become() -> dict[str, float]:
+    """The largest resources by the autoscaler's configuration; empty where there is none. Ray Data and Ray Train read
+    the same."""
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
 def output_location(uri: str) -> Location:

@@ -6,7 +6,6 @@ without GPUs one worker does all three, which saves moving the pictures between 
 """
 
 import pickle
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,18 +16,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from tqdm import tqdm
 
 from nearid_ray import cluster
 from nearid_ray.data.plan import Plan
 from nearid_ray.data.store import Dataset, Location, parquet_bytes, read_parquet
 from nearid_ray.errors import StoreError, UsageError
+from nearid_ray.watching import ModelShare, Watchdog, count_rows, device_name, progress, traced
 from schemas import TABLES
 
 _DEATHS = 4
 """So often a process may die at a shard (killed nodes count too) before the job ends; Ray Data would try for ever."""
-_SILENCE_S = 60.0
-"""After so long without a finished shard the driver says what it waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +45,8 @@ class RunSettings:
     """The job ends with exit code 1 when a larger share of all rows has an error; 0 to 1."""
     break_lock: bool = False
     """Take over an output whose other writer, on another machine, has certainly ended."""
+    profile: int = 0
+    """Shards of each worker whose model part is traced, into OUTPUT/profile (for chrome://tracing); 0 traces none."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -56,6 +55,8 @@ class RunSettings:
             raise ValueError(f"cpus_per_worker is {self.cpus_per_worker}; expected 0 or more")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker}; expected 0 or more")
+        if self.profile < 0:
+            raise ValueError(f"profile is {self.profile}; expected 0 or more")
         if not 0 <= self.max_error_share <= 1:
             raise ValueError(f"max_error_share is {self.max_error_share}; expected a share from 0 to 1")
 
@@ -137,7 +138,7 @@ def run_plan(task: ShardTask, output: Dataset, plan: Plan, settings: RunSettings
     if shards:
         cluster.check_shared(output.location)
         workers, gpus = _placement(task, settings, len(shards))
-        records = _run_on_ray(task, output, shards, workers, settings.cpus_per_worker, gpus, title)
+        records = _run_on_ray(task, output, shards, workers, gpus, settings, title)
         _write_log(output.location, records)
     seconds = time.monotonic() - began
     rows, errors = output.count_errors()
@@ -165,8 +166,8 @@ def _run_on_ray(
     output: Dataset,
     shards: Sequence[pa.Table],
     workers: int,
-    cpus: float,
     gpus: float,
+    settings: RunSettings,
     title: str,
 ) -> list[dict[str, Any]]:
     cluster.quiet_ray_data()
@@ -177,21 +178,24 @@ def _run_on_ray(
     pool = ray.data.ActorPoolStrategy(size=workers)
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset: Any = ray.data.from_arrow(list(shards))
-    arguments: dict[str, Any] = {"fn_constructor_args": (task, output.location.uri), "max_task_retries": _DEATHS - 1}
+    cpus, uri = settings.cpus_per_worker, output.location.uri
+    constructed = (task, uri, title, settings.profile)
+    arguments: dict[str, Any] = {"fn_constructor_args": constructed, "max_task_retries": _DEATHS - 1}
     if gpus:
         packed = whole | {"batch_size": 1}  # a packed shard is one row
         dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
         dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **packed)
-        dataset = dataset.map_batches(_finish, fn_args=(task, output.location.uri), num_cpus=1, **packed)
+        dataset = dataset.map_batches(_finish, fn_args=(task, uri, title), num_cpus=1, **packed)
     else:
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []
     errors = 0
     total = sum(map(output_rows, shards))
+    wanted = f"{workers} worker(s) of {cpus:g} CPU and {gpus:g} GPU"
     with (
         _deaths_in_words(output),
-        _Watchdog(title) as watchdog,
-        tqdm(total=total, desc=title, unit="row", mininterval=1.0) as bar,
+        Watchdog(title, wanted=wanted) as watchdog,
+        progress(total, title) as bar,
     ):
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record in batch.to_pylist():
@@ -218,16 +222,28 @@ def _deaths_in_words(output: Dataset) -> Iterator[None]:
         ) from error
 
 
-class _WholeShard:
-    def __init__(self, task: ShardTask, uri: str) -> None:
-        self.task, self.output = task, Dataset(uri)
+class _Model:
+    """The model's part of a shard, seen: its share of the worker's time, and traces where they are asked for."""
+
+    def __init__(self, task: ShardTask, uri: str, title: str, profile: int) -> None:
+        self.task, self.output, self.title = task, Dataset(uri), title
+        self._share, self._to_trace = ModelShare(title), profile
         task.setup()
-        self._cpu_s = time.process_time()
+
+    def compute(self, shard: str, prepared: Any) -> Any:
+        place = self.output.location.child("profile", f"{shard}.json.gz") if self._to_trace > 0 else None
+        self._to_trace -= 1
+        with self._share.working(), traced(place):
+            return self.task.compute(prepared)
+
+
+class _WholeShard(_Model):
+    _cpu_s = 0.0
 
     def __call__(self, work: pa.Table) -> pa.Table:
-        began = time.time()
-        result = self.task.finish(work, self.task.compute(self.task.prepare(work)))
-        record = _written(self.output, work, result, began)
+        began, self._cpu_s = time.time(), self._cpu_s or time.process_time()
+        computed = self.compute(_shard_of(work), self.task.prepare(work))
+        record = _written(self.output, work, self.task.finish(work, computed), began, self.title, device_name())
         before, self._cpu_s = self._cpu_s, time.process_time()  # with what Ray does between two shards
         return record.append_column("cpu_s", pa.array([self._cpu_s - before]))
 
@@ -237,30 +253,26 @@ def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
     return _packed(work, task.prepare(work), began)
 
 
-class _Compute:
-    def __init__(self, task: ShardTask, uri: str) -> None:
-        self.task = task
-        task.setup()
-
+class _Compute(_Model):
     def __call__(self, packed: pa.Table) -> pa.Table:
-        work, prepared, began = _unpacked(packed)
-        return _packed(work, self.task.compute(prepared), began)
+        work, prepared, began, _ = _unpacked(packed)
+        return _packed(work, self.compute(_shard_of(work), prepared), began, device_name())
 
 
-def _finish(packed: pa.Table, task: ShardTask, uri: str) -> pa.Table:
-    work, computed, began = _unpacked(packed)
-    return _written(Dataset(uri), work, task.finish(work, computed), began)
+def _finish(packed: pa.Table, task: ShardTask, uri: str, title: str) -> pa.Table:
+    work, computed, began, device = _unpacked(packed)
+    return _written(Dataset(uri), work, task.finish(work, computed), began, title, device)
 
 
-def _packed(work: pa.Table, value: Any, began: float) -> pa.Table:
+def _packed(work: pa.Table, value: Any, began: float, device: str = "") -> pa.Table:
     """A shard on its way between steps: one row that holds the work rows and the step's value."""
     data = pickle.dumps((work, value), protocol=5)
-    return pa.table({"payload": pa.array([data], pa.large_binary()), "began": [began]})
+    return pa.table({"payload": pa.array([data], pa.large_binary()), "began": [began], "device": [device]})
 
 
-def _unpacked(packed: pa.Table) -> tuple[pa.Table, Any, float]:
+def _unpacked(packed: pa.Table) -> tuple[pa.Table, Any, float, str]:
     work, value = pickle.loads(packed["payload"][0].as_buffer())
-    return work, value, packed["began"][0].as_py()
+    return work, value, packed["began"][0].as_py(), packed["device"][0].as_py()
 
 
 def _shard_of(work: pa.Table) -> str:
@@ -279,13 +291,15 @@ def _write(output: Dataset, shard: str, work: pa.Table, result: ShardResult) -> 
     return result.table
 
 
-def _written(output: Dataset, work: pa.Table, result: ShardResult, began: float) -> pa.Table:
+def _written(output: Dataset, work: pa.Table, result: ShardResult, began: float, title: str, device: str) -> pa.Table:
     """Write a shard; what the log says of it, times in seconds since 1970."""
     shard = _shard_of(work)
     table = _write(output, shard, work, result)
     errors = pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
+    count_rows(title, table.num_rows, errors)
     record = {"shard": shard, "rows": table.num_rows, "errors": errors, "began": began, "ended": time.time()}
-    return pa.Table.from_pylist([record | {"node": ray.get_runtime_context().get_node_id()} | result.log])
+    where = {"node": ray.get_runtime_context().get_node_id(), "device": device}
+    return pa.Table.from_pylist([record | where | result.log])
 
 
 def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int, float]:
@@ -298,11 +312,18 @@ def _placement(task: ShardTask, settings: RunSettings, shards: int) -> tuple[int
     by_cpu = (cpus - spare) / settings.cpus_per_worker if settings.cpus_per_worker else float("inf")
     room = int(min(by_cpu, cluster_gpus / gpus if gpus else float("inf"), 1e6))
     workers = settings.workers or max(1, min(room, shards))
-    if workers > room:
+    if workers > room and settings.workers and cluster.grows():
+        print(
+            f"the cluster has {cpus:g} CPU and {cluster_gpus:g} GPU now; its autoscaler is asked for {workers} "
+            f"worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU",
+            flush=True,
+        )
+    elif workers > room:
+        grows = " Its autoscaler does not tell how far it grows: say how many with workers." if cluster.grows() else ""
         needed = f"{workers * settings.cpus_per_worker + spare:g} CPU and {workers * gpus:g} GPU"
         raise UsageError(
             f"{workers} worker(s) of {settings.cpus_per_worker:g} CPU and {gpus:g} GPU need {needed}; the cluster has "
-            f"{cpus:g} CPU and {cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker."
+            f"{cpus:g} CPU and {cluster_gpus:g} GPU. Lower workers, cpus_per_worker or gpus_per_worker.{grows}"
         )
     return min(workers, shards), gpus
 
@@ -326,28 +347,3 @@ def _write_log(place: Location, records: list[dict[str, Any]]) -> None:
     if records:
         name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         place.child("log", f"{name}.parquet").write_bytes(parquet_bytes(pa.Table.from_pylist(records)))
-
-
-class _Watchdog:
-    """Says so when no shard has finished for a while; a cluster without room otherwise waits in silence."""
-
-    def __init__(self, title: str) -> None:
-        self._title, self._stop, self._last = title, threading.Event(), time.monotonic()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def alive(self) -> None:
-        self._last = time.monotonic()
-
-    def __enter__(self) -> "_Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_SILENCE_S):
-            silent = time.monotonic() - self._last
-            if silent >= _SILENCE_S:
-                free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-                tqdm.write(f"{self._title}: no shard finished for {silent:.0f} s; free in the cluster: {free}")
