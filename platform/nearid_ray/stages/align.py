@@ -1,7 +1,7 @@
 """The align job: how far scorers agree with people on generated pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
@@ -37,6 +37,7 @@ from nearid_ray.retrieving.embed import (
 )
 from nearid_ray.retrieving.places import places_of
 from nearid_ray.retrieving.records import csv_bytes, write_records
+from nearid_ray.retrieving.vectors import scorers_in
 from nearid_ray.settings import dump_json, to_dict
 from nearid_ray.tracking import TrackingSettings
 from schemas import ALIGNMENT, GENERATED_SIMILARITIES
@@ -145,22 +146,18 @@ class _Planned:
     def similarities(self, settings: Align, embedded: Sequence[Dataset]) -> pa.Table:
         """Records of every scorer and condition."""
         parts = [GENERATED_SIMILARITIES.schema.empty_table()]
-        seen: dict[str, str] = {}
         for dataset in embedded:
             table = dataset.read()
             mine = {one.name for one in self.scorers} if dataset is self.embeddings else None
             for scorer in dict.fromkeys(table["scorer"].to_pylist()):
                 if mine is not None and scorer not in mine:
                     continue
-                _once(seen, scorer, dataset.location.uri)
                 for condition in settings.align.conditions:
                     rows = table.filter((pc.field("scorer") == scorer) & (pc.field("condition") == condition))
                     if rows.num_rows and self.generated is not None:
                         parts.append(similarities_of(self.generated, rows, scorer=scorer, condition=condition))
         for uri in settings.judged:
             judged = _judged(uri)
-            for scorer in dict.fromkeys(judged["scorer"].to_pylist()):
-                _once(seen, scorer, uri)
             parts.append(judged.filter(pc.is_in(judged["condition"], pa.array(list(settings.align.conditions)))))
         return pa.concat_tables(parts)
 
@@ -176,6 +173,7 @@ def _planned(settings: Align, output: Location) -> _Planned:
             "nothing to compare with people: give --scorers NAME=SPEC, --embeddings or --judged "
             f"({ratings.location.uri} holds no metric)"
         )
+    _check_names(settings, specs)
     generated = None
     inputs = [ratings]
     if settings.generated:
@@ -344,9 +342,14 @@ def _judged(uri: str) -> pa.Table:
     return judged_similarities(dataset.read())
 
 
-def _once(seen: dict[str, str], scorer: str, where: str) -> None:
-    if seen.setdefault(scorer, where) != where:
-        raise UsageError(f"the scorer {scorer!r} is in {seen[scorer]} and in {where}; leave one of them out")
+def _check_names(settings: Align, specs: Mapping[str, str]) -> None:
+    """Refuse two columns of one name before anything is made."""
+    seen = dict.fromkeys(specs, "--scorers")
+    given = [(uri, scorers_in(_embeddings(uri))) for uri in settings.embeddings]
+    given += [(uri, sorted(set(_judged(uri)["scorer"].to_pylist()))) for uri in settings.judged]
+    for uri, scorer in ((uri, scorer) for uri, scorers in given for scorer in scorers):
+        if seen.setdefault(scorer, uri) != uri:
+            raise UsageError(f"the scorer {scorer!r} is in {seen[scorer]} and in {uri}; leave one of them out")
 
 
 def _examples(column: pa.ChunkedArray) -> str:
