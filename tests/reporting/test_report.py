@@ -175,7 +175,7 @@ def test_report_writes_the_page_and_its_numbers_and_the_same_bytes_twice(folders
     ]
     text = first.read_bytes().decode()
     assert str(folders) not in text
-    assert text.count("<img") == 8 * (3 + 2) + 4 * (3 + 1) + 1  # tuples; parts; the sheet of the engines
+    assert text.count("<img") == 8 * (3 + 2) + 4 * (3 + 3) + 1  # tuples; parts; the sheet of the engines
 
 
 def test_an_evaluation_alone_is_enough(folders, tmp_path):
@@ -237,7 +237,9 @@ def test_figures_are_files_and_what_is_missing_is_said_in_words(folders, tmp_pat
 def test_parts_that_changed_are_drawn_with_their_oracle(folders, tmp_path):
     made = make_figures(inputs(folders), locate(str(tmp_path)), ["figure8", "figure9"])
     parts = made.files["figure8-parts"].read_bytes().decode()
-    assert parts.count(">oracle 0.500<") == 4 and "redraw" not in parts
+    # Each of four tuples: the distractor in the anchor's background, and those in the backgrounds of two other views.
+    assert parts.count(">oracle 0.500<") == 4 * 3 and parts.count(">view 2: decal<") == 4
+    assert "redraw" not in parts
     assert "(27)" in made.figures[1].caption
 
 

@@ -20,6 +20,7 @@ from nearid_ray.reporting.model import SheetPicture, SheetTuple
 
 OBJECT_COLOUR, PART_COLOUR = (0, 170, 255), (255, 128, 0)
 """Outlines of the object and of the part that changed."""
+_FEW_ENGINES = 2
 _PAINTED = ["identity_id", "view_index", "engine", "image", "oracle", "error"]
 
 
@@ -57,7 +58,12 @@ def sheet_tuples(
         if len(usable) < 2:
             continue
         anchor = min(usable)
-        own = [p for p in painted if p["identity_id"] == identity and p["view_index"] == anchor]
+        mine = [p for p in painted if p["identity_id"] == identity]
+        own = [p for p in mine if p["view_index"] == anchor]
+        # Mind-the-Glitch compares a view with the other view's distractor too; of many engines that would be a crowd.
+        if contours and len({p["engine"] for p in mine}) <= _FEW_ENGINES:
+            crossed = (p for p in mine if p["view_index"] in usable and p["view_index"] != anchor)
+            own += [p for p in crossed if scores.distractor(identity, anchor, p["engine"], p["view_index"])]
 
         def shown(row: Mapping[str, Any], label: str, found: Mapping[str, float | None]) -> SheetPicture:
             data = _contoured(row, thumbnail_px) if contours else thumbnail(row["image"]["bytes"], thumbnail_px)
@@ -74,8 +80,8 @@ def sheet_tuples(
                     if other != anchor
                 ],
                 distractors=[
-                    shown(p, p["engine"], scores.distractor(identity, anchor, p["engine"]))
-                    for p in sorted(own, key=lambda p: engines.index(p["engine"]))
+                    shown(p, _label(p, anchor), scores.distractor(identity, anchor, p["engine"], p["view_index"]))
+                    for p in sorted(own, key=lambda p: (p["view_index"] != anchor, engines.index(p["engine"])))
                 ],
             )
         )
@@ -113,8 +119,12 @@ class _Scores:
     def positive(self, identity: str, first: int, second: int) -> dict[str, float | None]:
         return self._found.get((identity, min(first, second), max(first, second), ""), {})
 
-    def distractor(self, identity: str, view: int, engine: str) -> dict[str, float | None]:
-        return self._found.get((identity, view, view, engine), {})
+    def distractor(self, identity: str, view: int, engine: str, of_view: int) -> dict[str, float | None]:
+        return self._found.get((identity, view, of_view, engine), {})
+
+
+def _label(row: Mapping[str, Any], anchor: int) -> str:
+    return row["engine"] if row["view_index"] == anchor else f"view {row['view_index']}: {row['engine']}"
 
 
 def thumbnail(data: bytes, width_px: int) -> bytes:

@@ -44,8 +44,8 @@ def part_figure(tuples: Sequence[SheetTuple], *, baseline: str = "", note: str =
     """Figure 8: distractors in which a part of the object changed, outlined, with the oracle."""
     caption = (
         "Distractors in which a part of the object changed: the object is outlined in blue, the part that changed in "
-        "orange. Oracle: the share of the object that stayed the same. Similarities and marks as in the sheet of "
-        f"tuples. {note}"
+        "orange. Oracle: the share of the object that stayed the same. “View 1: ...” is in the background of "
+        f"that view, not of the anchor. Similarities and marks as in the sheet of tuples. {note}"
     )
     return _sheet("figure8-parts", "Parts that changed", caption.strip(), tuples, baseline)
 
