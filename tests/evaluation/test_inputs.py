@@ -162,6 +162,21 @@ def test_gaps_are_named_and_lower_the_coverage_of_their_cells_alone(tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["warnings"] == found.warnings
 
 
+def test_a_judgement_that_is_not_a_number_is_missing_and_in_no_number(tmp_path):
+    table = images()
+    folder = judged(tmp_path / "j", table, value=0.5)
+    rows = Dataset(folder).read()
+    value = np.linspace(0, 1, len(rows))
+    value[np.array(rows["engine"].to_pylist()) == "decal"] = np.nan
+    place = rows.schema.get_field_index("similarity")
+    stored(folder, "judgements", rows.set_column(place, rows.schema.field(place), pa.array(value)))
+    found = measured(tmp_path / "out", (), (folder,))
+    row = found.row("judge", "decal")
+    assert math.isnan(row.ssr) and math.isnan(row.oracle_r) and (row.coverage, row.oracle_pairs) == (0, 0)
+    assert found.row("judge", "redraw").coverage == 1
+    assert found.warnings[0].startswith("judge, full: no similarity for 72 pair(s) (48 crossed of decal; 24 distractor")
+
+
 def test_a_scorer_that_was_asked_less_is_compared_on_what_it_was_asked(tmp_path):
     everything, few = images(), images(3)
     one = embedded(tmp_path / "one", everything)

@@ -124,7 +124,7 @@ def refuse_same_names(named: Iterable[tuple[str, Sequence[str]]]) -> None:
 def read_given(given: Given, split: str, conditions: Sequence[str]) -> pa.Table:
     """Rows of the split and conditions by the wanted scorers: embeddings with `IMAGE_COLUMNS`, or similarities.
 
-    The similarity of a judgement with an error is null, whatever it says.
+    The similarity of a judgement with an error is null, whatever it says, and so is one that is not a number.
 
     Raises:
         UsageError: there are none.
@@ -146,7 +146,7 @@ def read_given(given: Given, split: str, conditions: Sequence[str]) -> pa.Table:
             f"splits {splits}, conditions {found}"
         )
     if judged:
-        fine = pc.equal(table["error"], "")
+        fine = pc.and_(pc.equal(table["error"], ""), pc.is_finite(table["similarity"]))
         value = pc.if_else(fine, table["similarity"], pa.scalar(None, pa.float64()))
         table = table.set_column(table.schema.get_field_index("similarity"), "similarity", value)
         table = pa.table([table[name] for name in columns], schema=SIMILARITIES.schema)
