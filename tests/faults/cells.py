@@ -34,14 +34,18 @@ class Kind:
     """Whether the same command has to be given again; else the job has to finish by itself."""
     either: bool = False
     """Whether both will do."""
+    bounded: bool = False
+    """Whether no more rows may be begun again than were in flight where it struck (training: see `steps_again`)."""
+    steps_again: int | None = None
+    """How many steps of training may be begun again, where it is warned."""
 
 
 KINDS: dict[str, Kind] = {
-    "worker": Kind(title="SIGKILL of a worker process", strike=faults.kill_worker),
+    "worker": Kind(title="SIGKILL of a worker process", strike=faults.kill_worker, bounded=True),
     "actor": Kind(title="SIGKILL of an actor", strike=faults.kill_actor, either=True),
-    "node": Kind(title="SIGKILL of a node", strike=faults.kill_node),
-    "driver": Kind(title="SIGKILL of the driver", strike=faults.kill_driver, again=True),
-    "partition": Kind(title="partition of a node", strike=faults.cut_node),
+    "node": Kind(title="SIGKILL of a node", strike=faults.kill_node, bounded=True),
+    "driver": Kind(title="SIGKILL of the driver", strike=faults.kill_driver, again=True, bounded=True),
+    "partition": Kind(title="partition of a node", strike=faults.cut_node, bounded=True),
     "s3": Kind(title="S3 errors for some seconds", strike=faults.set_off, prepare=settings.on_s3),
     "disk": Kind(title="full disk", strike=faults.nothing, prepare=settings.small_disk, again=True),
     "mlflow": Kind(title="MLflow server away for a minute", strike=faults.set_off, prepare=settings.tracked),
@@ -49,10 +53,10 @@ KINDS: dict[str, Kind] = {
     "deadly": Kind(
         title="a row that kills its process every time", strike=faults.set_at_once, prepare=settings.deadly, again=True
     ),
-    "terminate": Kind(title="SIGTERM to the driver", strike=faults.terminate_driver, again=True),
+    "terminate": Kind(title="SIGTERM to the driver", strike=faults.terminate_driver, again=True, steps_again=1),
     "preemption": Kind(title="SIGTERM to a node", strike=faults.take_node_away),
     "elastic": Kind(title="a node leaves and joins", strike=faults.leave_and_join, prepare=settings.elastic),
-    "notice": Kind(title="SIGTERM to a worker process", strike=faults.terminate_worker),
+    "notice": Kind(title="SIGTERM to a worker process", strike=faults.terminate_worker, steps_again=2),
 }
 
 ROWS = ("ingest", "synthesize", "embed", "evaluate")
@@ -146,6 +150,9 @@ def _judge(kind: Kind, job: JobUnderTest, setting: Setting, world: World, run: R
     if not kind.either and bool(seen.again) != kind.again:
         expected = "the same command again" if kind.again else "no other command"
         seen.wrong.append(f"expected {expected}, codes {seen.codes}: {run.said()[-800:]}")
+    most = seen.in_flight if job.kind != "step" else (kind.steps_again or 0) * 8
+    if (kind.bounded and job.kind != "step") or (kind.steps_again is not None and job.kind == "step"):
+        seen.wrong += [] if seen.made_again <= most else [f"{seen.made_again} rows begun again, promised {most}"]
     output = located(setting.output)
     differing = job.differs(output, located(str(world.made / job.name))) if setting.compared else []
     seen.wrong += [f"differs: {name}" for name in differing[:5]]

@@ -14,8 +14,6 @@ from tests.faults.jobs_under_test import JobUnderTest
 from tests.faults.machine import NOTICE_S
 from tests.faults.world import Event, Run, World, kill
 
-WORK = ("shard", "prepare", "finish", "step")
-
 
 @dataclass
 class Struck:
@@ -66,7 +64,7 @@ def kill_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -
     """SIGKILL to all processes of a node that works and, where steps run apart, holds what was prepared."""
     flying = _point(world, job, run, drawn, job.kind)
     name = drawn.choice(sorted({event.node for event in flying}))
-    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    lost = world.unfinished(name)
     world.machine.kill(name)
     return Struck(f"node {name}", lost, name)
 
@@ -74,7 +72,7 @@ def kill_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -
 def kill_driver(world: World, job: JobUnderTest, run: Run, drawn: random.Random) -> Struck:
     """SIGKILL to the job's driver."""
     _point(world, job, run, drawn, job.kind)
-    lost = world.in_flight(*WORK)
+    lost = world.unfinished()
     run.process.send_signal(signal.SIGKILL)
     run.process.wait()
     return Struck("the driver", lost)
@@ -84,7 +82,7 @@ def cut_node(world: World, job: JobUnderTest, run: Run, drawn: random.Random) ->
     """The network of a node that works goes away for good; its processes live on and cannot know."""
     flying = _point(world, job, run, drawn, job.kind)
     name = drawn.choice(sorted({event.node for event in flying}))
-    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    lost = world.unfinished(name)
     world.machine.cut(name)
     how = "its link is down" if world.machine.spaces else "its processes are stopped"
     return Struck(f"node {name}: {how}", lost, name)
@@ -101,8 +99,11 @@ def take_node_away(world: World, job: JobUnderTest, run: Run, drawn: random.Rand
     """The end of a spot machine: SIGTERM to the node, which tells the cluster and goes some seconds later."""
     flying = _point(world, job, run, drawn, job.kind)
     name = drawn.choice(sorted({event.node for event in flying}))
+    if job.kind == "step":
+        world.set_pace(0.6)  # or it would be done before the node goes
     world.machine.take_away(name)
-    lost = [event for event in world.unended(*WORK) if event.node == name]
+    lost = world.unfinished(name)
+    world.set_pace(job.pace_s)
     return Struck(f"node {name}, {NOTICE_S} s after SIGTERM", lost, name)
 
 
@@ -134,7 +135,7 @@ def leave_and_join(world: World, job: JobUnderTest, run: Run, drawn: random.Rand
     flying = _point(world, job, run, drawn, job.kind)
     assert {event.node for event in flying} == {"a", "b"}, "the workers are not on two nodes"
     name = drawn.choice(["a", "b"])
-    lost = [event for event in world.in_flight(*WORK) if event.node == name]
+    lost = world.unfinished(name)
     world.set_pace(2.0)
     world.machine.kill(name)
     killed_at = time.time()

@@ -122,7 +122,9 @@ def _wrong_in_mlflow(address: str, name: str, job: JobUnderTest) -> list[str]:
     mine = [run for run in runs if run.info.run_name == name]
     if [run.info.status for run in mine] != ["FINISHED"]:
         return [f"MLflow has {[run.info.status for run in mine]} of it; expected one FINISHED"]
-    wrong = [] if mine[0].data.metrics else ["MLflow has no numbers of it"]
+    if job.name == "tune":  # its numbers are its trials'
+        mine = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == mine[0].info.run_id]
+    wrong = [] if mine and all(run.data.metrics for run in mine) else ["MLflow has no numbers of it"]
     if job.name == "train":
         steps = [metric.step for metric in client.get_metric_history(mine[0].info.run_id, "loss")]
         if sorted(steps) != list(range(1, 61)):

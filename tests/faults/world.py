@@ -176,6 +176,15 @@ class World:
                 open_.pop((event.pid, event.kind, event.name), None)
         return [event for event in open_.values() if event.kind in kinds]
 
+    def unfinished(self, *nodes: str) -> list[Event]:
+        """The last event of each piece of work that was begun on one of the nodes (any, where none is named) and is not
+        written: what is lost when they go, also where a step has ended and its outcome lies in a node's memory."""
+        events = self.events()
+        last = "finish" if any(event.kind == "prepare" for event in events) else "shard"
+        written = {event.name for event in events if event.event == "ended" and event.kind in (last, "step")}
+        there = [event for event in events if event.name not in written and (not nodes or event.node in nodes)]
+        return list({event.name: event for event in there}.values())
+
     def await_work(self, run: Run, kind: str, count: int, *kinds: str, timeout_s: float = 240.0) -> list[Event]:
         """Wait until so many pieces have begun and some of `kinds` are in flight; those."""
         wanted = kinds or (kind,)
