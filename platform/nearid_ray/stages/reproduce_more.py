@@ -51,8 +51,8 @@ _MAKE_CONTROLS = (
     "make them with jobs/synthesize.py --control (engines that can paint the same object) and jobs/embed.py --controls"
 )
 _TOY_CONTROL = (
-    f"{TOY_NOTE} Painted by the exemplar engine, which never trained; its control is the object's own cut-out set back, "
-    "so this is the mildest of controls."
+    f"{TOY_NOTE} Painted by the exemplar engine, which never trained; its control is the object's own cut-out set "
+    "back, so this is the mildest of controls."
 )
 
 
