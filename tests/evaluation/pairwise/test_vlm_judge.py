@@ -102,7 +102,7 @@ def test_scores_are_read_from_answers_and_unreadable_ones_keep_their_words(judge
 
 def test_the_description_follows_weights_and_words_and_not_the_folder(judge: Path, tmp_path: Path) -> None:
     shutil.copytree(judge, tmp_path / judge.name)
-    write_judge(tmp_path / "other", seed=1)
+    write_judge(tmp_path / "other", seed=9)
     first, again, other, longer = (
         VlmScorer(str(folder), settings)
         for folder, settings in (

@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from nearid_ray.evaluation.pairwise.answers import INSTRUCTIONS, SYSTEM_PROMPT
+from nearid_ray.evaluation.pairwise.vlm import VlmScorer
 
 MARKS = (
     "<|endoftext|>",
@@ -26,12 +29,13 @@ MARKS = (
     "<|video_pad|>",
 )
 REFUSAL = "I would rather not say."
-SCORES = tuple(
-    json.dumps({"matching_cues": ["shape"], "conflicting_cues": [], "confident": score % 2 == 0, "score": score})
-    for score in range(11)
+ANSWERS = (
+    *(
+        json.dumps({"matching_cues": ["shape"], "conflicting_cues": [], "confident": score % 2 == 0, "score": score})
+        for score in range(11)
+    ),
+    REFUSAL,
 )
-ANSWERS = (SCORES[0], REFUSAL, *SCORES[1:])
-"""In this order, so that with the default seed all of them have a part."""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for part in m['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -50,7 +54,7 @@ def tokenizer() -> Qwen2Tokenizer:
     return made
 
 
-def write_judge(folder: Path, *, only_answers: bool = False, seed: int = 5, **changes: Any) -> Path:
+def write_judge(folder: Path, *, only_answers: bool = False, seed: int = 1, **changes: Any) -> Path:
     words = tokenizer()
     ids = {mark: words.convert_tokens_to_ids(mark) for mark in MARKS}
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
@@ -93,12 +97,30 @@ def write_judge(folder: Path, *, only_answers: bool = False, seed: int = 5, **ch
             # Of a size at which pictures move the answer.
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (1.0 if "embed" in name else 0.25))
-        if only_answers:
-            model.lm_head.weight[: len(words) - len(ANSWERS)] = 0
     # As published ones do: without care an answer is drawn at random, and words that were said are avoided.
     model.generation_config.update(do_sample=True, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.5)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     size = {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}
     Qwen2VLImageProcessorPil(patch_size=16, merge_size=2, temporal_patch_size=2, size=size).save_pretrained(folder)
+    if only_answers:
+        _name_answers_alone(model, folder)
     return folder
+
+
+@torch.no_grad()
+def _name_answers_alone(model: Any, folder: Path) -> None:
+    """Zero for every other token, and for what all pictures have in common: how they differ decides the answer."""
+    scorer = VlmScorer(str(folder))
+    scorer.check()
+    scorer.load("cpu")
+    generator = np.random.default_rng(0)
+    images = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(16)]
+    pairs = [[images[n], images[n - 1]] for n in range(16)]
+    inputs = scorer._processor(text=[scorer._prompt()] * 16, images=pairs, return_tensors="pt")
+    state_BD = model.model(**inputs).last_hidden_state[:, -1]
+    common_D = torch.nn.functional.normalize(state_BD.mean(dim=0), dim=0)
+    weight_VD = model.lm_head.weight
+    weight_VD[: len(scorer._processor.tokenizer) - len(ANSWERS)] = 0
+    weight_VD -= (weight_VD @ common_D)[:, None] * common_D
+    model.save_pretrained(folder)

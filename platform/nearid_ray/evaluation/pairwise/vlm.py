@@ -210,7 +210,7 @@ class VlmScorer:
         files = self._files()
         straight = device != "cpu" and find_spec("accelerate") is not None  # no second copy in the main memory
         try:
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 files.source,
                 revision=files.revision or "main",
                 local_files_only=files.local,
@@ -227,6 +227,7 @@ class VlmScorer:
             raise UsageError(
                 f"{WHAT} {self.model}: its weights cannot be read: {hub.in_words(error, self.model)}"
             ) from error
+        model, report = loaded
         missing = sorted(report["missing_keys"])
         if missing:
             raise UsageError(f"{WHAT} {self.model}: its weights lack {len(missing)} tensor(s), e.g. {missing[0]}")
