@@ -242,10 +242,13 @@ def test_a_calibration_gives_probabilities_and_verdicts(functions, files, tmp_pa
         planned_of(pairs, spec, tmp_path / "o2", calibration=str(tmp_path / "nowhere"))
 
 
-def test_relative_places_of_scorer_and_list_hold_on_workers(functions, files, tmp_path, monkeypatch):
+@pytest.mark.parametrize("as_module", [False, True])
+def test_relative_places_of_scorer_and_list_hold_on_workers(functions, files, tmp_path, monkeypatch, as_module):
     monkeypatch.chdir(files[0].parent)
     listed(Path("r.csv"), [("0.png", "1.png")])
-    planned = planned_of(Path("r.csv"), os.path.relpath(functions) + ":means", tmp_path / "out")
+    Path("my_own.py").write_text(functions.read_text())
+    spec = "my_own:means" if as_module else os.path.relpath(functions) + ":means"
+    planned = planned_of(Path("r.csv"), spec, tmp_path / "out")
     monkeypatch.chdir("/")
     make(planned)
     assert Dataset(tmp_path / "out" / "scores").count_errors() == (1, 0)

@@ -321,6 +321,8 @@ def everywhere(spec: str) -> str:
     file, colon, function = spec.rpartition(":")
     if colon and file.endswith(".py"):
         return f"{Path(file).expanduser().resolve()}:{function}"
+    if is_function(spec) and Path(f"{file}.py").is_file():  # a module of the working directory
+        return f"{Path(f'{file}.py').resolve()}:{function}"
     return str(Path(spec).expanduser().resolve()) if Path(spec).expanduser().is_dir() else spec
 
 
