@@ -80,7 +80,7 @@ class Hub:
             return self._verdicts[of_pass][step]
 
 
-def start_hub() -> ActorHandle:
+def start_hub() -> Any:
     """A hub on the driver's machine, whose loss the sweep would not survive anyway."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

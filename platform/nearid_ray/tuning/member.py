@@ -17,7 +17,7 @@ METRIC = "best_val_ssr"
 class Member(tune.Trainable):
     """Reports the validations of the run that `config["trial"]` names."""
 
-    def setup(self, config: dict[str, Any], hub: ActorHandle) -> None:
+    def setup(self, config: dict[str, Any], hub: ActorHandle) -> None:  # type: ignore[override]
         self._hub = hub
         self._begin(config)
 
@@ -32,7 +32,7 @@ class Member(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next validation of the run; the last one again, with `done`, when the run has ended."""
-        row = ray.get(self._hub.take.remote(self._trial, self._place))
+        row: dict[str, Any] | None = ray.get(self._hub.take.remote(self._trial, self._place))
         if row is None:
             return {**self._last, "done": True}
         self._place += 1

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearid_ray.data.store import Location
@@ -88,8 +88,8 @@ def picture(rows: Sequence[Row], split: str = "") -> str:
         record, chosen = row.record, row.record is best
         if up and "ssr" in row.measured and up in row.measured:
             x, y = row.measured["ssr"], row.measured[up]
-            ends = {"x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high}
-            points.append(TradeoffPoint(name=record.name, x=x.value, y=y.value, chosen=chosen, **ends))
+            point = TradeoffPoint(name=record.name, x=x.value, y=y.value, chosen=chosen)
+            points.append(replace(point, x_low=x.low, x_high=x.high, y_low=y.low, y_high=y.high))
         else:
             x_y = (math.nan, math.nan) if up else (_number(record.val_ssr), _number(record.val_pa))
             points.append(TradeoffPoint(name=record.name, x=x_y[0], y=x_y[1], chosen=chosen))

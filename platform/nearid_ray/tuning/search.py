@@ -84,9 +84,9 @@ class Suggestions(Searcher):
             points_to_evaluate=[_plain(values) for values in begun] or None,
         )
         for values, score in known.values():
-            self._optuna.add_evaluated_point(_plain(values), score, error=score is None)
+            self._optuna.add_evaluated_point(_plain(values), score, error=score is None)  # type: ignore[arg-type]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         if self._left <= 0:
             return Searcher.FINISHED
         for attempt in range(_TRIES):

@@ -105,7 +105,7 @@ class Passes:
             on_known=self._know,
             steering=HubSteering(self._hub, one.name, self._waits),
         )
-        reasons = ray.get(self._hub.reasons.remote())
+        reasons: dict[str, str] = ray.get(self._hub.reasons.remote())
         with self._one:
             self._on_end(one, trained, {name: reasons.get(name, "") for name in one.runs if name not in trained})
             self.ended += 1
