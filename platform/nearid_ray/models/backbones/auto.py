@@ -71,7 +71,7 @@ def load(files: ModelFiles, config: Mapping[str, Any], *, trust_remote_code: boo
     return Tower(
         model=embedding,
         weights={name: value for name, value in model.state_dict().items() if pooled or "pooler." not in name},
-        architecture={"model_type": kind, "taken": embedding.taken, "config": _config(model)},
+        architecture={"model_type": kind, "taken": embedding.taken, "config": _config(config)},
         pixels=pixels,
         commit=commit,
         width=width,
@@ -150,9 +150,9 @@ def _check_known(files: ModelFiles, config: Mapping[str, Any], kind: str, truste
     raise UsageError(f"{files.what} {files.spec} is a {kind} model, which this version of transformers does not know")
 
 
-def _config(model: Any) -> dict[str, Any]:
-    kept = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in kept.items() if not name.startswith("_") and name not in _NAMES}
+def _config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As the files have it: what transformers makes of it, with its defaults, changes with its version."""
+    return {name: value for name, value in config.items() if not name.startswith("_") and name not in _NAMES}
 
 
 def _pixels(files: ModelFiles, kind: str, trusted: bool) -> ProcessorPixels:
