@@ -97,3 +97,19 @@ def test_a_cluster_counts_as_what_its_autoscaler_can_make_of_it(autoscaled):
 
 def test_a_session_of_its_own_does_not_grow(ray_session):
     assert cluster.resources() == (4.0, 0.0) and not cluster.grows()
+
+
+def test_the_wanted_items_are_traced_and_all_come_through(tmp_path):
+    import torch
+
+    from nearid_ray.watching import traced_items
+
+    place, seen = locate(tmp_path / "a.json.gz"), []
+    for item in traced_items(iter(range(9)), 2, place, after=3):
+        seen.append(item)
+        torch.full((1, 10 + item), 1.0).sum()
+    assert seen == list(range(9))
+    events = json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes()))["traceEvents"]
+    sums = [event for event in events if event.get("name") == "aten::sum"]
+    assert [event["args"]["Input Dims"][0][1] for event in sums] == [13, 14]
+    assert list(traced_items(iter("abc"), 0, place)) == list("abc")

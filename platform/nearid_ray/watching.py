@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import ray
 from tqdm import tqdm
 
 from nearid_ray.data.store import Location
 
+T = TypeVar("T")
 SILENCE_S = 60.0
 """After so long without a sign of progress the driver says what it waits for."""
 _LINES_S = 20.0
@@ -176,3 +178,14 @@ def traced(place: Location | None) -> Iterator[None]:
         path = Path(folder, "trace.json")
         found.export_chrome_trace(str(path))
         place.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def traced_items(items: Iterator[T], count: int, place: Location | None, *, after: int = 5) -> Iterator[T]:
+    """The items; what is done with `count` of them, after the first few, is traced to `place`."""
+    if place is None or not count:
+        yield from items
+        return
+    yield from islice(items, after)
+    with traced(place):
+        yield from islice(items, count)
+    yield from items

@@ -213,11 +213,15 @@ class WorkerSettings:
     head; the loss still sees the whole batch."""
     resident: bool = False
     """Hold all training tokens on the device (the GPU's memory, or the host's)."""
+    worker_resource: str = ""
+    """Custom resource of the nodes that may train, as on_demand in cluster.yaml; any node when empty."""
+    profile_steps: int = 0
+    """Steps of the first worker that are traced, into OUTPUT/profile (for chrome://tracing); 0 traces none."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads"):
             _check(name, getattr(self, name), "1 or more", lambda v: v >= 1)
-        for name in ("max_failures", "micro_batch"):
+        for name in ("max_failures", "micro_batch", "profile_steps"):
             _check(name, getattr(self, name), "0 or more", lambda v: v >= 0)
         _check("min_workers", self.min_workers, f"0 to workers ({self.workers})", lambda v: 0 <= v <= self.workers)
         _check("resize_every_s", self.resize_every_s, "a number above 0", lambda v: math.isfinite(v) and v > 0)

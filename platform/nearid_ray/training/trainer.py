@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from nearid_ray.training.settings import TrainSettings, WorkerSettings, grouped
 from nearid_ray.training.sources import CachedTokens, TokenSource
 from nearid_ray.training.steering import Steering
 from nearid_ray.training.tokens import Cache
+from nearid_ray.watching import Watchdog, left_of, traced_items
 
 OnRow = Callable[[str, HistoryRow, int], None]
 
@@ -51,12 +53,27 @@ def initial_head(cache: Cache, init: str | None = None) -> AttentionPoolingHead:
     return release.initial_head(init, cache.backbone)
 
 
-def print_progress(name: str, row: HistoryRow, steps: int) -> None:
-    """One line for each validation."""
-    if row.val_ssr is None or row.val_pa is None:
-        return
-    loss = "" if row.loss is None else f"  loss {row.loss:.4f}"
-    print(f"{name}: step {row.step}/{steps}{loss}  val SSR {row.val_ssr:.1%}  PA {row.val_pa:.1%}", flush=True)
+class Progress:
+    """Prints one line for each validation, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._began: tuple[int, float] | None = None
+        """The first step that was seen, which a resumed training does not begin with, and when."""
+
+    def __call__(self, name: str, row: HistoryRow, steps: int) -> None:
+        if self._began is None:
+            self._began = row.step, time.monotonic()
+        if row.val_ssr is None or row.val_pa is None:
+            return
+        loss = "" if row.loss is None else f"  loss {row.loss:.4f}"
+        first, then = self._began
+        left = left_of(row.step - first, steps - first, time.monotonic() - then)
+        said = f"val SSR {row.val_ssr:.1%}  PA {row.val_pa:.1%}  {left} left"
+        print(f"{name}: step {row.step}/{steps}{loss}  {said}", flush=True)
+
+
+print_progress = Progress()
+"""Workers get copies of it, so it never counts for two trainings."""
 
 
 def train_many(
@@ -131,10 +148,17 @@ def train_many(
             "head": head,
             "where": where,
             "on_row": on_row,
+            "profile": place.child("profile"),
             "steering": steering,
         }
         try:
-            with following(on_rows) as followers, ray_train_environment(), driver_notice() as config["notice"]:
+            asked = f"{where.fewest} worker(s) of {where.threads} CPU" + (" and 1 GPU" if gpu else "")
+            with (
+                Watchdog("train", sign="validation or checkpoint", wanted=asked) as watchdog,
+                following(_heard(on_rows, watchdog)) as followers,
+                ray_train_environment(),
+                driver_notice() as config["notice"],
+            ):
                 run_config = RunConfig(
                     name=name,
                     storage_path=path,
@@ -211,7 +235,20 @@ def _scaling(where: WorkerSettings, gpu: bool) -> ScalingConfig:
     number: Any = (where.fewest, where.workers) if where.min_workers else where.workers
     elastic: dict[str, Any] = {"elastic_resize_monitor_interval_s": where.resize_every_s} if where.min_workers else {}
     resources = {"CPU": where.threads, **({"GPU": 1} if gpu else {})}
+    if where.worker_resource:
+        resources[where.worker_resource] = 0.001  # a node of one such resource has room for all its workers
     return ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources, **elastic)
+
+
+def _heard(on_rows: OnRows | None, watchdog: Watchdog) -> OnRows:
+    """`on_rows`, and a sign of life for each call."""
+
+    def hear(name: str, rows: list[HistoryRow]) -> None:
+        watchdog.alive()
+        if on_rows is not None:
+            on_rows(name, rows)
+
+    return hear
 
 
 def _is_full(error: ray.train.TrainingFailedError) -> bool:
@@ -296,7 +333,8 @@ def _train_group(training: HeadTraining, held: Held, config: dict[str, Any], wor
     """Train runs to their end, reporting validations and checkpoints; `held` is brought up to date."""
     unsaid: list[tuple[str, dict[str, Any]]] = []
     notices: Notices = config["notices"]
-    for rows in training.run():
+    place = config["profile"].child(f"step-{training.step}.json.gz") if workers.rank == 0 else None
+    for rows in traced_items(training.run(), config["where"].profile_steps, place):
         unsaid += [(name, asdict(row)) for name, row in rows.items()]
         if config["on_row"] is not None and workers.rank == 0:
             for name, row in rows.items():
