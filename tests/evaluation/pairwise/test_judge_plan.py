@@ -159,6 +159,19 @@ def test_a_broken_picture_is_an_error_of_its_pairs_alone(tmp_path: Path, make_da
     assert validate(table, JUDGEMENTS) == []
 
 
+def test_a_pair_that_is_not_valid_has_no_score_and_no_error(data: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    class Undecided(Seen):
+        def score(self, pairs: list[Pair]) -> list[Judgement]:
+            return [Judgement(answer="not valid"), *([Judgement()] * (len(pairs) - 1))]
+
+    work, _ = plan_judgements(*data, PairSettings(max_pairs=2))
+    task = task_of({"tuples": data[0], "distractors": data[1]}, Undecided())
+    table = judged(tmp_path, work, task)
+    assert table["similarity"].to_pylist() == [None, None] and validate(table, JUDGEMENTS) == []
+    assert table["error"].to_pylist() == ["", "the scorer gave no finite number"]
+    assert outcome_of(Dataset(tmp_path)) == {"unreadable_answers": 0, "coverage": 0.0}
+
+
 def test_generated_pictures_are_shown_beside_the_first_good_view(
     tmp_path: Path, make_data: MakeData, make_generated: Callable[..., Dataset]
 ) -> None:

@@ -141,10 +141,10 @@ def plan_judging(
 
 def outcome_of(output: Dataset) -> dict[str, Any]:
     """How much of a judged dataset can be used: unreadable answers, and the share of rows with a similarity."""
-    rows = output.read(columns=["answer", "error"])
+    rows = output.read(columns=["answer", "error", "similarity"])
     failed, said = pc.not_equal(rows["error"], ""), pc.not_equal(rows["answer"], "")
     unreadable = pc.sum(pc.and_(failed, said)).as_py() or 0
-    usable = rows.num_rows - (pc.sum(failed).as_py() or 0)
+    usable = rows.num_rows - rows["similarity"].null_count
     return {
         "unreadable_answers": unreadable,
         "coverage": round(usable / rows.num_rows, 4) if rows.num_rows else 0.0,

@@ -36,7 +36,8 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a scorer says of one pair. Where `error` says what went wrong there is no similarity."""
+    """What a scorer says of one pair. Where `error` says what went wrong there is no similarity; where nothing went
+    wrong and there is none all the same, `answer` says why."""
 
     similarity: float = math.nan
     """Higher = more alike."""

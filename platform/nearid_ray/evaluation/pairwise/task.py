@@ -98,9 +98,9 @@ class JudgeTask:
         """The shard's rows in the contract's schema."""
         made = computed.judgements
         similarity = np.array([one.similarity for one in made], np.float64)
-        errors = [one.error or ("" if np.isfinite(value) else "the scorer gave no finite number")
+        errors = [one.error or ("" if np.isfinite(value) or one.answer else "the scorer gave no finite number")
                   for one, value in zip(made, similarity, strict=True)]  # fmt: skip
-        unusable = np.array([bool(error) for error in errors])
+        unusable = ~np.isfinite(similarity) | np.array([bool(error) for error in errors])
         columns: dict[str, Any] = {name: work[name] for name in work.column_names}
         columns |= {
             "scorer": pa.array([self.name] * len(made), pa.string()),

@@ -17,6 +17,7 @@ from nearid_ray.evaluation.vsm import SEMANTIC_ABOVE, VISUAL_ABOVE, object_locat
 
 EXAMPLE = "nearid_ray.evaluation.pairwise.extractors:TwoLayers"
 WHAT = "the extractor"
+NOT_VALID = "not valid: no location of the object corresponds, or a feature is not finite"
 _KEPT = 64
 """Pictures whose features are kept: an identity's pairs stand together and share most of theirs."""
 
@@ -89,7 +90,7 @@ class VsmScorer:
             raise UsageError(f"{WHAT} {self.extractor}: {error}") from error
         if np.isfinite(value):
             return Judgement(similarity=value)
-        return Judgement(error="no location of the object corresponds (or a feature is not finite): not valid")
+        return Judgement(answer=NOT_VALID)
 
     def _object_features(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
         """(semantic, visual) features at the object's locations."""
