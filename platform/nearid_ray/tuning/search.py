@@ -119,6 +119,9 @@ class Suggestions(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy to restore from, which is not done here
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: an interrupted sweep goes on from the records of its trials."""
 
