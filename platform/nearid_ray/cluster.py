@@ -22,19 +22,13 @@ from nearid_ray.data import s3
 from nearid_ray.data.lock import release_held
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
+from nearid_ray.submitted import in_submitted_job
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
 _GRACE_S = 20.0
 """How long a job may take to end in order after SIGTERM."""
 _ANSWER_S = 10.0
 """How long a cluster may take to answer."""
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for the entry point of a submitted job, and for nothing else."""
-
-
-def in_submitted_job() -> bool:
-    """Whether this process is the entry point of `ray job submit`."""
-    return _JOB_VARIABLE in os.environ
 
 
 @contextmanager

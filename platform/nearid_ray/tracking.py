@@ -20,6 +20,7 @@ from nearid_ray.data.lock import machine_lock
 from nearid_ray.data.store import Location
 from nearid_ray.errors import UsageError
 from nearid_ray.patience import PATIENCE_S, PatientCalls
+from nearid_ray.submitted import annotate, submission_id
 
 _OFF = "off"
 _SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql", "databricks")
@@ -175,8 +176,9 @@ def tracked(
     tracker = Tracker(client, run.info.run_id, uri)
     tracker.params(settings)
     tracker.tags({"job": job, "output": output.uri, "nearid_ray": __version__, **code_version(), **_named(inputs)})
-    if job_id := os.environ.get("RAY_JOB_SUBMISSION_ID"):
+    if job_id := submission_id():
         tracker.tags({"ray_job": job_id})
+        annotate({"mlflow_run": tracker.run_id, "mlflow_uri": without_password(uri), "output": output.uri})
     try:
         yield tracker
     except BaseException as error:
@@ -264,8 +266,8 @@ def _check_answers(uri: str) -> None:
         pass  # it answers; whether it lets this client in is its business
     except OSError as error:
         raise UsageError(
-            f"the MLflow server {uri} does not answer ({error}); start it, correct --tracking-uri, or give "
-            "--tracking-uri off"
+            f"the MLflow server {without_password(uri)} does not answer ({error}); start it, correct --tracking-uri, "
+            "or give --tracking-uri off"
         ) from error
 
 

@@ -11,7 +11,7 @@ import schemas
 from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.importers.toybox import ToyboxImporter, ToyboxSettings
 from nearid_ray.data.ingest import ingest_task, plan_ingest
-from nearid_ray.data.pipeline import run_shard
+from nearid_ray.data.pipeline import RunSettings, run_shard
 from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engine import EngineRequest, EngineResult
@@ -281,3 +281,20 @@ def test_an_engine_that_the_plan_lacks_cannot_be_chosen(tuples, tmp_path):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SynthesisSettings(**wrong)
+
+
+def test_published_weights_are_not_loaded_on_a_cluster_without_gpus_unless_asked_for(ray_session, tiny_weights):
+    from nearid_ray.synthesis.catalog import choose
+    from nearid_ray.synthesis.gate import GateSettings
+    from nearid_ray.synthesis.synthesize import check_gpus
+    from nearid_ray.synthesis.task import SynthesisTask
+
+    def task(engine):
+        return SynthesisTask("t", SynthesisSettings(engines=("sdxl-512",), gate=GateSettings()), {"a": engine}, True)
+
+    ((_, published),) = choose(("sdxl-512",)).unchecked()
+    with pytest.raises(UsageError, match=r"sdxl-512 need a GPU.*--gpus-per-worker 0"):
+        check_gpus(task(published), RunSettings())
+    check_gpus(task(published), RunSettings(gpus_per_worker=0))
+    ((_, own),) = choose(("sdxl-512",), (f"sdxl-512.weights={tiny_weights('sdxl')}",)).unchecked()
+    check_gpus(task(own), RunSettings())

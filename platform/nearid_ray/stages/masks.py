@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nearid_ray import job
-from nearid_ray.cluster import in_submitted_job
 from nearid_ray.data.images import encode_png
 from nearid_ray.data.mask_report import sheet_of
 from nearid_ray.data.pipeline import RunSettings, shards_to_make
@@ -14,6 +13,7 @@ from nearid_ray.data.remask import RemaskSettings, plan_remask, remask, remask_f
 from nearid_ray.data.store import Dataset, Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.settings import to_dict
+from nearid_ray.submitted import in_submitted_job
 from nearid_ray.tracking import TrackingSettings
 
 SHEET = "masks.png"

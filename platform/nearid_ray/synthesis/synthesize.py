@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nearid_ray.cluster import resources
 from nearid_ray.data.card import licence_of, write_card
 from nearid_ray.data.pipeline import RunSettings, RunSummary, run_plan, shards_to_make
 from nearid_ray.data.plan import Plan, differences, make_plan
@@ -18,6 +20,7 @@ from nearid_ray.data.store import Dataset
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.catalog import Chosen, Recipe, choose, needs_dtype
 from nearid_ray.synthesis.engine import CONTROL, Engine
+from nearid_ray.synthesis.engines.diffusion import DiffusionEngine
 from nearid_ray.synthesis.gate import check_gate
 from nearid_ray.synthesis.plan import ViewPlace, cut_into_batches, engine_hash, list_views, plan_synthesis
 from nearid_ray.synthesis.settings import Selection, SynthesisSettings
@@ -153,9 +156,26 @@ def synthesize(
 ) -> RunSummary:
     """Make the planned distractors; needs a Ray session where shards are pending."""
     task = make_task(tuples, plan, settings, shards_to_make(output, plan, run))
+    check_gpus(task, run)
     summary = run_plan(task, output, plan, run, title="synthesize")
     _write_card(output, summary, licence_of(tuples))
     return summary
+
+
+def check_gpus(task: SynthesisTask, run: RunSettings) -> None:
+    """Refuse billions of parameters on CPUs, unless that is asked for."""
+    if run.gpus_per_worker is not None:
+        return
+    published = sorted(
+        engine.name
+        for engine in task.engines.values()
+        if isinstance(engine, DiffusionEngine) and not Path(engine.config.weights).is_dir()
+    )
+    if published and not resources()[1]:
+        raise UsageError(
+            f"{', '.join(published)} need a GPU, and this cluster has none; join one that has (RAY_ADDRESS, "
+            "docs/cluster.md), or give --gpus-per-worker 0 to compute on CPUs, which takes hours a picture"
+        )
 
 
 def outcome(output: Dataset) -> dict[str, Any]:
