@@ -37,7 +37,7 @@ from nearid_ray.tuning.records import (
 from nearid_ray.tuning.resources import room
 from nearid_ray.tuning.results import CSV_FILE, PICTURE_FILE, TABLE_FILE, picture, rows_of, to_csv, to_markdown
 from nearid_ray.tuning.search import Suggestions, check_optuna, planned_search
-from nearid_ray.tuning.space import Dimension, check_space, described, drawn, grid, parse_space
+from nearid_ray.tuning.space import Dimension, check_space, described, drawn, grid, parse_space, value_text
 from nearid_ray.tuning.sweep import Passes, quiet_tune, search
 from nearid_ray.tuning.watching import Watch
 
@@ -219,7 +219,8 @@ def _plan(settings: Tune, output: Location | None) -> _Planned:
         "initial_head": origin_of(cache, head)["initial_head"],
         "search": _search_content(settings),
         "asha": to_dict(settings.asha) if settings.asha.asha else {},
-        "trials": {name: run.resolved() for name, run in runs.items()} or settings.training.resolved(),
+        "training": settings.training.resolved(),
+        "trials": {t.name: {key: value_text(value) for key, value in t.values.items()} for t in trials},
     }
     begun: dict[str, dict[str, Any]] = {}
     records: dict[str, Record] = {}
