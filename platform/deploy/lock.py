@@ -3,8 +3,8 @@
 
 python platform/deploy/lock.py INDEX_URL        (the simple index that your pip uses)
 
-Kept are the files that a Linux cluster can install: wheels for CPython 3.11 to 3.13 on x86-64 and 64-bit Arm, and source
-archives where there is no such wheel. torch is left out: its build depends on the CUDA of the machines.
+Kept are the files that a Linux cluster can install: wheels for CPython 3.11 to 3.13 on x86-64 and 64-bit Arm, and
+source archives where there is no such wheel. torch is left out: its build depends on the CUDA of the machines.
 """
 
 import re

@@ -170,7 +170,7 @@ def grows() -> bool:
 def _can_become() -> dict[str, float]:
     """The largest resources by the autoscaler's configuration; empty where there is none. Ray Data and Ray Train read
     the same."""
-    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return dict(ray._private.state.state.get_max_resources_from_cluster_config() or {})
 
 
 def output_location(uri: str) -> Location:

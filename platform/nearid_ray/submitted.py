@@ -36,7 +36,7 @@ def annotate(values: Mapping[str, str]) -> bool:
         return False
     try:
         # Ray has no public way to add metadata to a job that runs.
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.dashboard.modules.job.common import JobInfoStorageClient
 
         asyncio.run(_add(JobInfoStorageClient(GcsClient(address=address)), job, values))

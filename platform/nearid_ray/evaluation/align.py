@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +111,11 @@ def measure_alignment(records: pa.Table, settings: AlignSettings, groups: Sequen
         known = ", ".join(dict.fromkeys(scorer for scorer, _ in tables))
         raise UsageError(f"baseline is {baseline!r}; expected one of {known}")
     notes, unmatched = people.notes(), _unmatched(tables)
-    draws = {"resamples": settings.resamples, "seed": settings.align_seed, "confidence": settings.confidence}
+    draws: dict[str, Any] = {
+        "resamples": settings.resamples,
+        "seed": settings.align_seed,
+        "confidence": settings.confidence,
+    }
     measures = people.measures(draws)
     statistics: dict[tuple[str, str], dict[str, Statistic]] = {}
     for (scorer, condition), table in tables.items():

@@ -105,7 +105,8 @@ def similarities_of(generated: pa.Table, embeddings: pa.Table, *, scorer: str, c
     rows = []
     for row in generated.to_pylist():
         mine = picture.get(row["generated_id"])
-        for view, reference in sorted(views.get(row["identity_id"], [])) or [(NO_VIEW, None)]:
+        of_reference: list[tuple[int, int | None]] = [*sorted(views.get(row["identity_id"], []))]
+        for view, reference in of_reference or [(NO_VIEW, None)]:
             problem = row["error"]
             if not problem and mine is None:
                 problem = f"there is no embedding of it by {scorer}"

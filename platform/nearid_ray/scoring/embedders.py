@@ -163,7 +163,8 @@ def load_function(spec: str) -> FunctionEmbedder:
         raise UsageError(
             f"scorer {spec}: {match['module']} has no function {match['name']}; it has {', '.join(known) or 'none'}"
         )
-    source = Path(module.__file__).read_bytes() if getattr(module, "__file__", None) else match["module"].encode()
+    file = getattr(module, "__file__", None)
+    source = Path(file).read_bytes() if file else match["module"].encode()
     digest = hashlib.sha256(source + b"\0" + match["name"].encode())
     return FunctionEmbedder(spec=spec, function=function, fingerprint=digest.hexdigest()[:16])
 

@@ -234,7 +234,7 @@ def _fit(config: dict[str, Any], where: WorkerSettings, gpu: bool, run_config: R
 def _scaling(where: WorkerSettings, gpu: bool) -> ScalingConfig:
     number: Any = (where.fewest, where.workers) if where.min_workers else where.workers
     elastic: dict[str, Any] = {"elastic_resize_monitor_interval_s": where.resize_every_s} if where.min_workers else {}
-    resources = {"CPU": where.threads, **({"GPU": 1} if gpu else {})}
+    resources: dict[str, float] = {"CPU": where.threads, **({"GPU": 1} if gpu else {})}
     if where.worker_resource:
         resources[where.worker_resource] = 0.001  # a node of one such resource has room for all its workers
     return ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources, **elastic)
