@@ -59,7 +59,7 @@ def test_health_documentation_and_refusals_come_through(address, files):
         ({"scorer": "toybox-siglip2", "num_replicas": "many"}, "num_replicas"),
         ({"scorer": "toybox-siglip2", "max_images": "1"}, "max_images is 1; expected 2 or more"),
         ({"scorer": "/no/such/folder"}, "there is no such folder"),
-        ({"scorer": "no_such_module_here:embed"}, "importing no_such_module_here failed"),
+        ({"scorer": "no_such_module_here:embed"}, "no_such_module_here cannot be imported"),
     ],
 )
 def test_wrong_arguments_are_refused_before_a_replica_starts(arguments, message):

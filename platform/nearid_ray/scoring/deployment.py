@@ -16,9 +16,10 @@ from ray import serve
 
 from nearid_ray.models.files import ModelFiles
 from nearid_ray.scoring.api import Limits, make_api
-from nearid_ray.scoring.embedders import is_function, load_function
+from nearid_ray.scoring.embedders import load_function
 from nearid_ray.scoring.scorer import everywhere, load
 from nearid_ray.scoring.serve import ServeSettings
+from nearid_ray.user_code import is_named
 
 
 @serve.deployment
@@ -71,7 +72,7 @@ def application(settings: ServeSettings) -> serve.Application:
         UsageError: there is no such scorer, as far as its name tells.
     """
     spec = everywhere(settings.scorer)
-    if is_function(spec):
+    if is_named(spec):
         load_function(spec)
     elif "://" not in spec:
         ModelFiles.find(spec, what="scorer")

@@ -4,16 +4,11 @@ Axes: N pictures, B pictures of a batch, H, W pixels, S the model's image side, 
 """
 
 import hashlib
-import importlib
-import importlib.util
 import json
-import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +18,7 @@ from torch import nn
 
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import Backbone
-
-_FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*|.+\.py):(?P<name>[A-Za-z_]\w*)")
+from nearid_ray.user_code import import_module, split_name
 
 
 class FunctionFailed(UsageError):
@@ -138,53 +132,22 @@ def unit_rows(value_ND: NDArray[Any]) -> NDArray[np.float32]:
     return unit_ND.astype(np.float32)
 
 
-def is_function(spec: str) -> bool:
-    """Whether a scorer's spec means a function: module:function or FILE.py:function.
-
-    >>> [is_function(spec) for spec in ("my.metrics:dreamsim", "./mine.py:embed", "s3://bucket/head", "owner/model")]
-    [True, True, False, False]
-    """
-    return _FUNCTION.fullmatch(spec) is not None
-
-
 def load_function(spec: str) -> FunctionEmbedder:
     """The function that a spec names; its fingerprint is that of its file.
 
     Raises:
         UsageError: there is no such module, file or function, or importing it fails.
     """
-    match = _FUNCTION.fullmatch(spec)
-    if match is None:
+    named = split_name(spec)
+    if named is None:
         raise UsageError(f"{spec} names no function; expected module:function or FILE.py:function")
-    module = _imported(spec, match["module"])
-    function = getattr(module, match["name"], None)
+    module_name, name = named
+    module = import_module(module_name, f"scorer {spec}")
+    function = getattr(module, name, None)
     if not callable(function):
-        known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
-        raise UsageError(
-            f"scorer {spec}: {match['module']} has no function {match['name']}; it has {', '.join(known) or 'none'}"
-        )
+        known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise UsageError(f"scorer {spec}: {module_name} has no function {name}; it has {', '.join(known) or 'none'}")
     file = getattr(module, "__file__", None)
-    source = Path(file).read_bytes() if file else match["module"].encode()
-    digest = hashlib.sha256(source + b"\0" + match["name"].encode())
+    source = Path(file).read_bytes() if file else module_name.encode()
+    digest = hashlib.sha256(source + b"\0" + name.encode())
     return FunctionEmbedder(spec=spec, function=function, fingerprint=digest.hexdigest()[:16])
-
-
-def _imported(spec: str, name: str) -> ModuleType:
-    try:
-        if not name.endswith(".py"):
-            if (here := str(Path.cwd())) not in sys.path:  # as `python -m` has it
-                sys.path.append(here)
-            return importlib.import_module(name)
-        file = Path(name).expanduser().resolve()
-        if not file.is_file():
-            raise UsageError(f"scorer {spec}: there is no file {file}")
-        found = importlib.util.spec_from_file_location(f"scorer_{file.stem}", file)
-        if found is None or found.loader is None:
-            raise UsageError(f"scorer {spec}: {file} is no Python file")
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        return module
-    except UsageError:
-        raise
-    except Exception as error:  # importing runs a person's code
-        raise UsageError(f"scorer {spec}: importing {name} failed, {type(error).__name__}: {error}") from error

@@ -23,8 +23,9 @@ from nearid_ray.models.backbone import TOYBOX_BACKBONE, Precision, load_backbone
 from nearid_ray.models.checkpoint import CALIBRATION_FILE, CARD_FILE, load_head
 from nearid_ray.models.release import local_copy
 from nearid_ray.scoring.calibrated import ConditionCalibration, StoredCalibration, read_calibration
-from nearid_ray.scoring.embedders import Embedder, ModelEmbedder, is_function, load_function
+from nearid_ray.scoring.embedders import Embedder, ModelEmbedder, load_function
 from nearid_ray.scoring.pictures import Picture, as_list, described, masks_list, read_foreground, read_picture
+from nearid_ray.user_code import is_named
 
 BATCH_SIZE = 32
 _DECODERS = 8
@@ -260,7 +261,7 @@ def load(
     common: dict[str, Any] = {"name": name or default_name(spec), "batch_size": batch_size}
     if calibration not in ("auto", "none"):
         common["calibration"] = read_calibration(calibration)
-    if is_function(spec) and not Path(spec).exists():
+    if is_named(spec) and not Path(spec).exists():
         return Scorer(load_function(spec), **common)
     device = find_device(device)
     precision = resolve_dtype(dtype, device) if dtype != "auto" or device.startswith("cuda") else "float32"
@@ -321,7 +322,7 @@ def everywhere(spec: str) -> str:
     file, colon, function = spec.rpartition(":")
     if colon and file.endswith(".py"):
         return f"{Path(file).expanduser().resolve()}:{function}"
-    if is_function(spec) and Path(f"{file}.py").is_file():  # a module of the working directory
+    if is_named(spec) and Path(f"{file}.py").is_file():  # a module of the working directory
         return f"{Path(f'{file}.py').resolve()}:{function}"
     return str(Path(spec).expanduser().resolve()) if Path(spec).expanduser().is_dir() else spec
 
@@ -332,7 +333,7 @@ def default_name(spec: str) -> str:
     >>> [default_name(s) for s in ("runs/heads/nearid-alpha-0.5/best", "owner/model", "mine.py:embed")]
     ['nearid-alpha-0.5', 'model', 'embed']
     """
-    if is_function(spec):
+    if is_named(spec):
         return spec.rpartition(":")[2]
     parts = [part for part in spec.rstrip("/").split("/") if part] or [spec]
     return parts[-2] if parts[-1] in ("best", "last") and len(parts) > 1 else parts[-1]

@@ -1,8 +1,5 @@
 """Code of the user's, named `module:name` or `FILE.py:name`: found on the driver and again on the workers."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +8,7 @@ from typing import Any
 
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash
+from nearid_ray.user_code import import_module, split_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,10 @@ class Imported:
         Raises:
             UsageError: there is no such module or name, or it cannot be called.
         """
-        module_name, _, name = spec.rpartition(":")
-        if not module_name or not name.isidentifier():
+        named = split_name(spec)
+        if named is None:
             raise UsageError(f"{what} {spec!r}: expected module:function or FILE.py:function, e.g. metrics:compare")
+        module_name, name = named
         given = {}
         for entry in arguments:
             key, equals, value = entry.partition("=")
@@ -50,7 +49,7 @@ class Imported:
         here = str(Path.cwd())
         if module_name.endswith(".py"):
             module_name = str(Path(module_name).expanduser().resolve())
-        module = _module(module_name, here, f"{what} {spec}")
+        module = import_module(module_name, f"{what} {spec}", here)
         found = getattr(module, name, None)
         if not callable(found):
             why = "is not there" if found is None else "cannot be called"
@@ -75,7 +74,7 @@ class Imported:
         Raises:
             UsageError: the module is not there on this machine, or the object cannot be made.
         """
-        found = getattr(_module(self.module, self.root, f"{what} {self.spec}"), self.name)
+        found = getattr(import_module(self.module, f"{what} {self.spec}", self.root), self.name)
         if not isinstance(found, type):
             return partial(found, **self.arguments) if self.arguments else found
         try:
@@ -85,25 +84,3 @@ class Imported:
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise UsageError(f"{what} {self.spec}: {self.name}({device!r}, ...) cannot be made: {said}") from error
-
-
-def _module(name: str, root: str, what: str) -> Any:
-    if root not in sys.path:
-        sys.path.append(root)
-    try:
-        return _of_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-    except Exception as error:  # a module's own code may raise anything
-        said = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"{what}: {name} cannot be imported ({said}); it must be installed, or lie in the working directory, on "
-            "every machine"
-        ) from error
-
-
-def _of_file(file: Path) -> Any:
-    found = importlib.util.spec_from_file_location(f"given_{file.stem}", file)
-    if found is None or found.loader is None:
-        raise ImportError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
