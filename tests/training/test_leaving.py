@@ -134,3 +134,23 @@ def test_all_heads_may_fail_and_training_ends_without_an_error(cache: Any) -> No
 def test_without_tolerance_the_first_failure_ends_training(cache: Any) -> None:
     with pytest.raises(FloatingPointError, match=r"wild, step \d+: loss"):
         list(training(cache, {"wild": WILD, "nearid": BASE}).run())
+
+
+def test_a_stack_of_one_objective_has_the_losses_and_gradients_of_each_head_alone(cache: Any) -> None:
+    """Heads of one objective share one pass of the loss, others have their own; every mix must be the same."""
+    mixed = {
+        "a": BASE,
+        "b": replace(BASE, alpha=0.0, reduction="pairs"),
+        "c": replace(BASE, objective="infonce"),
+        "d": replace(BASE, objective="nearid-cohesion", beta=0.2),
+        "e": replace(BASE, alpha=2.0, beta=0.5, chunk=5),
+        "f": replace(BASE, alpha=3.0, chunk=5),
+    }
+    together = training(cache, mixed)
+    next(rows for rows in together.run() if together.step == 2)
+    for name, settings in mixed.items():
+        alone = training(cache, {name: settings})
+        row = next(rows for rows in alone.run() if alone.step == 2)[name]
+        mine = together.runs[name].history[-1]
+        assert mine.loss == pytest.approx(row.loss, rel=1e-6) and mine.parts == pytest.approx(row.parts, rel=1e-5)
+        assert mine.grad_norm == pytest.approx(row.grad_norm, rel=1e-4)

@@ -7,7 +7,7 @@ worker's share of the loss is multiplied by their number. The gradient that othe
 this worker's positives comes back through the gather.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -92,7 +92,8 @@ def gather_pool(positive_BPD: Tensor, valid_BP: Tensor, workers: Workers, padded
     """The positives of all workers, gradients included. Every worker must call it, one without anchors too.
 
     Args:
-        positive_BPD: embeddings of this worker's positives, missing ones anything.
+        positive_BPD: embeddings of this worker's positives, missing ones anything. With an axis of several heads in
+            front the pool's embeddings have it too; they travel together.
         valid_BP: which slots are there.
         workers: the processes that train together.
         padded_anchors: a number of anchors no worker has more of, the same on all of them; when left out it is
@@ -101,10 +102,14 @@ def gather_pool(positive_BPD: Tensor, valid_BP: Tensor, workers: Workers, padded
     Raises:
         ValueError: this worker has more than `padded_anchors` anchors.
     """
-    anchors, slots, width = positive_BPD.shape
+    anchors, slots, width = positive_BPD.shape[-3:]
+    if workers.count > 1 and positive_BPD.ndim == 4:
+        wide_BPX = positive_BPD.movedim(0, -2).flatten(-2)
+        pool = gather_pool(wide_BPX, valid_BP, workers, padded_anchors)
+        return replace(pool, embedding_MD=pool.embedding_MD.unflatten(-1, (-1, width)).movedim(1, 0))
     if workers.count == 1:
         return Pool(
-            embedding_MD=positive_BPD.flatten(0, 1),
+            embedding_MD=positive_BPD.flatten(-3, -2),
             valid_M=valid_BP.flatten(),
             own_offset=0,
             slots=slots,

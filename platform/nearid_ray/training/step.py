@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from nearid_ray.training.losses import EmbeddedTuples, LossValue, Objective
+from nearid_ray.training.objectives.base import stacked_values
 from nearid_ray.training.pool import Workers, gather_pool
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -105,12 +106,25 @@ def losses(
     embedding_RND: Tensor, batch: StepBatch, objectives: Sequence[Objective], workers: Workers
 ) -> list[LossValue]:
     """Each head's loss of the global batch."""
-    values = []
-    for embedding_ND, objective in zip(embedding_RND, objectives, strict=True):
-        tuples = _tuples(embedding_ND, batch)
+    values: dict[int, LossValue] = {}
+    for places in _alike(objectives):
+        own = [objectives[place] for place in places]
+        stacked = len(places) > 1
+        embedding = embedding_RND[places] if stacked else embedding_RND[places[0]]
+        tuples = _tuples(embedding, batch)
         pool = gather_pool(tuples.positive_BPD, tuples.positive_valid_BP, workers, batch.padded_anchors)
-        values.append(objective(tuples, pool, workers))
-    return values
+        found = stacked_values(own, tuples, pool, workers) if stacked else [own[0](tuples, pool, workers)]  # type: ignore[arg-type]
+        values |= dict(zip(places, found, strict=True))
+    return [values[place] for place in range(len(objectives))]
+
+
+def _alike(objectives: Sequence[Objective]) -> list[list[int]]:
+    """Places of objectives that one pass over a stack of embeddings can serve."""
+    groups: dict[Any, list[int]] = {}
+    for place, objective in enumerate(objectives):
+        key = getattr(objective, "alike", None)
+        groups.setdefault(place if key is None else key, []).append(place)
+    return list(groups.values())
 
 
 def computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
@@ -119,13 +133,14 @@ def computing(precision: Precision, device: torch.device) -> AbstractContextMana
 
 
 def _tuples(embedding_ND: Tensor, batch: StepBatch) -> EmbeddedTuples:
+    """Embeddings in their slots; with an axis of several heads in front where the embeddings have one."""
     valid_BS, first_distractor = batch.valid_BS, 1 + batch.positives
     embedding_BSD = _in_slots(embedding_ND, valid_BS, batch.blank)
     return EmbeddedTuples(
-        anchor_BD=embedding_BSD[:, 0],
-        positive_BPD=embedding_BSD[:, 1:first_distractor],
+        anchor_BD=embedding_BSD[..., 0, :],
+        positive_BPD=embedding_BSD[..., 1:first_distractor, :],
         positive_valid_BP=valid_BS[:, 1:first_distractor],
-        distractor_BKD=embedding_BSD[:, first_distractor:],
+        distractor_BKD=embedding_BSD[..., first_distractor:, :],
         distractor_valid_BK=valid_BS[:, first_distractor:],
         oracle_BK=batch.oracle_BK,
         draw_B=batch.draw_B,
@@ -137,11 +152,11 @@ def _in_slots(embedding_ND: Tensor, valid_BS: Tensor, blank: bool) -> Tensor:
     samples, slots = valid_BS.shape
     filled = valid_BS.flatten().nonzero()[:, 0]
     if blank:
-        place = torch.full((samples * slots,), len(embedding_ND) - 1, device=valid_BS.device)
+        place = torch.full((samples * slots,), embedding_ND.shape[-2] - 1, device=valid_BS.device)
         place[filled] = torch.arange(len(filled), device=valid_BS.device)
-        return embedding_ND[place].view(samples, slots, -1)
-    flat = embedding_ND.new_zeros(samples * slots, embedding_ND.shape[-1])
-    return flat.index_copy(0, filled, embedding_ND).view(samples, slots, -1)
+        return embedding_ND[..., place, :].unflatten(-2, (samples, slots))
+    flat = embedding_ND.new_zeros(*embedding_ND.shape[:-2], samples * slots, embedding_ND.shape[-1])
+    return flat.index_copy(-2, filled, embedding_ND).unflatten(-2, (samples, slots))
 
 
 def _parts(batch: StepBatch, micro_batch: int) -> Iterator[Tensor]:

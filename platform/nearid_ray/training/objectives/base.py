@@ -10,7 +10,7 @@ all-reduce brings sums and counts together, and the value is the same on every w
 Nothing here waits for the device and no shape depends on values, so that a step can be queued ahead or captured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -32,6 +32,8 @@ DEFAULT_CHUNK = 8192
 class EmbeddedTuples:
     """L2-normalised embeddings of this worker's tuples; missing slots may hold anything.
 
+    Embeddings may have an axis of several heads in front, for objectives that take it (`alike`).
+
     Raises:
         ValueError: shapes that do not belong together, or masks that are not boolean.
     """
@@ -48,13 +50,13 @@ class EmbeddedTuples:
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(value.shape) for name, value in vars(self).items() if value is not None}
-        anchors, width = self.anchor_BD.shape
+        *heads, anchors, width = self.anchor_BD.shape
         positives, distractors = self.positive_valid_BP.shape[-1], self.distractor_valid_BK.shape[-1]
         expected = {
-            "anchor_BD": (anchors, width),
-            "positive_BPD": (anchors, positives, width),
+            "anchor_BD": (*heads, anchors, width),
+            "positive_BPD": (*heads, anchors, positives, width),
             "positive_valid_BP": (anchors, positives),
-            "distractor_BKD": (anchors, distractors, width),
+            "distractor_BKD": (*heads, anchors, distractors, width),
             "distractor_valid_BK": (anchors, distractors),
             "oracle_BK": (anchors, distractors),
             "draw_B": (anchors,),
@@ -158,6 +160,17 @@ class GlobalObjective:
         """The terms, in the order of `parts_names`; missing slots of the input hold zeros."""
         raise NotImplementedError
 
+    @property
+    def alike(self) -> Hashable:
+        """Objectives with an equal one differ in the terms' `weights` alone and take several heads at once; None: no
+        other does."""
+        return None
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The terms' weights, in the order of `parts_names`; of objectives that have an `alike`."""
+        raise NotImplementedError
+
     def __call__(self, tuples: EmbeddedTuples, pool: Pool, workers: Workers) -> LossValue:
         """The loss of the global batch. Every worker must call it, one without anchors too.
 
@@ -191,25 +204,56 @@ class GlobalObjective:
         return value
 
 
+def stacked_values(
+    objectives: Sequence[GlobalObjective], tuples: EmbeddedTuples, pool: Pool, workers: Workers
+) -> list[LossValue]:
+    """The losses of several heads, whose embeddings are stacked along the first axis, by objectives that are `alike`.
+
+    The same as calling each, up to rounding, in as many operations as for one. Every worker must call it.
+    """
+    first = objectives[0]
+    with torch.autocast(tuples.anchor_BD.device.type, enabled=False):
+        tuples, pool = _without_absent(_at_least_float32(tuples), _at_least_float32(pool))
+        terms = first.terms(tuples, pool, workers)
+        needed = [tuples.distractor_valid_BK.sum()] if first.strict and "distractors" in first.needs else []
+        parts, found = global_averages(terms, workers, needed)
+        part_RT = torch.stack([parts[term.name] for term in terms], dim=-1)
+        weight_RT = part_RT.new_tensor([objective.weights for objective in objectives])
+        loss_R = (torch.where(weight_RT != 0, part_RT, 0.0) * weight_RT).sum(dim=-1)
+        loss_R = loss_R + tuples.anchor_BD.sum(dim=(-2, -1)) * 0.0
+    values = [
+        LossValue(
+            loss=loss,
+            part_tensors=dict(zip(parts, part_T.unbind(), strict=True)),
+            distractors=found[0] if found else None,
+        )
+        for loss, part_T in zip(loss_R.unbind(), part_RT.unbind(), strict=True)
+    ]
+    if loss_R.device.type == "cpu":
+        values[0].check()
+    return values
+
+
 def global_averages(
     terms: Sequence[Term], workers: Workers, counts: Sequence[Tensor] = ()
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The terms' averages over the global batch, and global sums of counts, by one exchange for all of them.
+
+    Values with an axis of several heads in front have averages with it.
 
     "paper" averages each slot over the anchors of the global batch that have it, then the slots that any anchor has;
     "pairs" averages all filled slots. Nothing filled is 0, still attached to the graph.
     """
     dtype = terms[0].value_BS.dtype
     wide = torch.float32 if terms[0].value_BS.device.type == "mps" else torch.float64
-    sums = [term.value_BS.sum(dim=0, dtype=wide) for term in terms]
+    sums = [term.value_BS.sum(dim=-2, dtype=wide) for term in terms]
     filled = [term.valid_BS.sum(dim=0).to(wide) for term in terms]
-    packed = torch.cat([*sums, *filled, *(count.to(wide).reshape(1) for count in counts)])
-    widths = [len(sum_S) for sum_S in sums]
-    pieces = workers.sum(packed).split([*widths, *widths, *(1 for _ in counts)])
+    flat = [*(sum_S.flatten() for sum_S in sums), *filled, *(count.to(wide).reshape(1) for count in counts)]
+    pieces = workers.sum(torch.cat(flat)).split([len(piece) for piece in flat])
     parts = {}
-    for term, sum_S, global_sum_S, count_S in zip(terms, sums, pieces, pieces[len(terms) :], strict=False):
-        weight_S = _slot_weights(count_S, term.reduction)
-        part = workers.with_global_value((sum_S * weight_S).sum(), (global_sum_S * weight_S).sum())
+    for term, sum_S, global_sum, count_S in zip(terms, sums, pieces, pieces[len(terms) :], strict=False):
+        weight_S, global_sum_S = _slot_weights(count_S, term.reduction), global_sum.view(sum_S.shape)
+        part = workers.with_global_value((sum_S * weight_S).sum(dim=-1), (global_sum_S * weight_S).sum(dim=-1))
         parts[term.name] = part.to(dtype)
     return parts, list(pieces[2 * len(terms) :])
 

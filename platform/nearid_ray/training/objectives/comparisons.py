@@ -1,7 +1,8 @@
 """Similarities of anchors with the pool: in one piece where it is small, in chunks where it is large.
 
 Axes: B anchors (or other rows) of this worker, P slots an anchor brings to the pool, K distractor slots, D embedding
-width, M entries of the pool, C entries of one chunk, R results of a row, N chunks.
+width, M entries of the pool, C entries of one chunk, R results of a row, N chunks. Embeddings, and all that is made of
+them, may have axes for several heads in front; what is there and what belongs to whom is the same for all of them.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def dot(left_ID: Tensor, right_JD: Tensor) -> Tensor:
 
 def cosines_of_own(anchor_BD: Tensor, own_BSD: Tensor) -> Tensor:
     """Cosine of each anchor with each of its own slots, (B, S)."""
-    return dot(anchor_BD[:, None], own_BSD)[:, 0]
+    return dot(anchor_BD[..., None, :], own_BSD)[..., 0, :]
 
 
 def over_others(row_BD: Tensor, pool: Pool, partial: Partial, chunk: int) -> Tensor:
@@ -43,7 +44,7 @@ def over_others(row_BD: Tensor, pool: Pool, partial: Partial, chunk: int) -> Ten
         partial: must not keep what it was given.
         chunk: entries handled at once.
     """
-    own_start_B1 = pool.own_offset + pool.slots * torch.arange(len(row_BD), device=row_BD.device)[:, None]
+    own_start_B1 = pool.own_offset + pool.slots * torch.arange(row_BD.shape[-2], device=row_BD.device)[:, None]
 
     def of_chunk(entry_CD: Tensor, valid_C: Tensor, start: int) -> Tensor:
         place_C = torch.arange(start, start + len(valid_C), device=row_BD.device)
@@ -54,7 +55,7 @@ def over_others(row_BD: Tensor, pool: Pool, partial: Partial, chunk: int) -> Ten
         return of_chunk(pool.embedding_MD, pool.valid_M, 0)[None]
     results, start = [], 0
     # split, not slices: its backward writes the pool's gradient once, slices would write all of it for each chunk.
-    for entry_CD, valid_C in zip(pool.embedding_MD.split(chunk), pool.valid_M.split(chunk), strict=True):
+    for entry_CD, valid_C in zip(pool.embedding_MD.split(chunk, dim=-2), pool.valid_M.split(chunk), strict=True):
         results.append(
             checkpoint(of_chunk, entry_CD, valid_C, start, use_reentrant=False, preserve_rng_state=False)
             if torch.is_grad_enabled()
@@ -68,9 +69,9 @@ def others_logsumexp(row_BD: Tensor, pool: Pool, temperature: float, chunk: int)
     """log of the sum of exp(cosine / temperature) over others' entries, (B,); NOTHING or less where there are none."""
 
     def partial(cosine_BC: Tensor, other_BC: Tensor) -> Tensor:
-        return masked_logsumexp(cosine_BC / temperature, other_BC)[:, None]
+        return masked_logsumexp(cosine_BC / temperature, other_BC)[..., None]
 
-    return torch.logsumexp(over_others(row_BD, pool, partial, chunk), dim=0)[:, 0]
+    return torch.logsumexp(over_others(row_BD, pool, partial, chunk), dim=0)[..., 0]
 
 
 def others_count(rows: int, pool: Pool) -> Tensor:
@@ -81,9 +82,9 @@ def others_count(rows: int, pool: Pool) -> Tensor:
 
 def masked_logsumexp(logit_BN: Tensor, valid_BN: Tensor) -> Tensor:
     """logsumexp over the valid entries of each row; about NOTHING, with gradients of zero, where a row has none."""
-    if not logit_BN.shape[1]:
-        return logit_BN.new_full((len(logit_BN),), NOTHING)
-    return torch.logsumexp(torch.where(valid_BN, logit_BN, NOTHING), dim=1)
+    if not logit_BN.shape[-1]:
+        return logit_BN.new_full(logit_BN.shape[:-1], NOTHING)
+    return torch.logsumexp(torch.where(valid_BN, logit_BN, NOTHING), dim=-1)
 
 
 class _Dot(torch.autograd.Function):

@@ -3,7 +3,7 @@
 Axes: B anchors of this worker, P positive slots, K distractor slots, D embedding width, M slots of the pool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
@@ -72,6 +72,15 @@ class NearIdObjective(GlobalObjective):
     def parts_names(self) -> tuple[str, ...]:
         return ("disc", "rank", "cohesion")
 
+    @property
+    def alike(self) -> Hashable:
+        # The reference mode averages each worker's own batch.
+        return None if self.reference else replace(self, alpha=0.0, beta=0.0)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return (1.0, self.alpha, self.beta)
+
     def terms(self, tuples: EmbeddedTuples, pool: Pool, workers: Workers) -> Sequence[Term]:
         """See `GlobalObjective.terms`.
 
@@ -99,11 +108,11 @@ class NearIdObjective(GlobalObjective):
                 Term("cohesion", cohesion_BP, positive_BP, self.beta),
             ]
         disc_BP, rank_BK = disc_and_rank(tuples, pool, self.temperature, self.chunk)
-        mean_B1 = cohesion_BP.sum(dim=1, keepdim=True) / positive_BP.sum(dim=1, keepdim=True).clamp(min=1)
+        mean_B1 = cohesion_BP.sum(dim=-1, keepdim=True) / positive_BP.sum(dim=1, keepdim=True).clamp(min=1)
         return [
             Term("disc", disc_BP, positive_BP, reduction=self.reduction),
             Term("rank", rank_BK, distractor_BK, self.alpha, self.reduction),
-            Term("cohesion", mean_B1, torch.ones_like(mean_B1, dtype=torch.bool), self.beta),
+            Term("cohesion", mean_B1, torch.ones_like(positive_BP[:, :1]), self.beta),
         ]
 
 
@@ -116,8 +125,8 @@ def disc_and_rank(tuples: EmbeddedTuples, pool: Pool, temperature: float, chunk:
     distractor_BK = cosines_of_own(tuples.anchor_BD, tuples.distractor_BKD) / temperature
     others_B = others_logsumexp(tuples.anchor_BD, pool, temperature, chunk)
     own_valid_BS = torch.cat([tuples.positive_valid_BP, tuples.distractor_valid_BK], dim=1)
-    own_B = masked_logsumexp(torch.cat([positive_BP, distractor_BK], dim=1), own_valid_BS)
-    disc_BP = torch.logaddexp(others_B, own_B)[:, None] - positive_BP
+    own_B = masked_logsumexp(torch.cat([positive_BP, distractor_BK], dim=-1), own_valid_BS)
+    disc_BP = torch.logaddexp(others_B, own_B)[..., None] - positive_BP
     rank_BK = ranking(others_B, distractor_BK)
     return (
         torch.where(tuples.positive_valid_BP, disc_BP, 0.0),
@@ -128,7 +137,7 @@ def disc_and_rank(tuples: EmbeddedTuples, pool: Pool, temperature: float, chunk:
 def ranking(others_B: Tensor, distractor_BK: Tensor) -> Tensor:
     """softplus(logsumexp of the batch negatives' logits - the distractor's logit); 0 without batch negatives."""
     # The default threshold of 20 drops a term of 2e-9.
-    return functional.softplus(others_B[:, None] - distractor_BK, threshold=50)
+    return functional.softplus(others_B[..., None] - distractor_BK, threshold=50)
 
 
 def cohesion(positive_BPD: Tensor, valid_BP: Tensor) -> Tensor:
@@ -137,6 +146,6 @@ def cohesion(positive_BPD: Tensor, valid_BP: Tensor) -> Tensor:
     0 in missing slots and for anchors with fewer than two positives.
     """
     count_B1 = valid_BP.sum(dim=1, keepdim=True)
-    mean_BD = (positive_BPD * valid_BP[..., None]).sum(dim=1) / count_B1.clamp(min=1)
+    mean_BD = (positive_BPD * valid_BP[..., None]).sum(dim=-2) / count_B1.clamp(min=1)
     distance_BP = 1.0 - cosines_of_own(functional.normalize(mean_BD, dim=-1, eps=1e-7), positive_BPD)
     return torch.where(valid_BP & (count_B1 >= 2), distance_BP, 0.0)
