@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.actor import ActorHandle
 
 METRIC = "best_val_ssr"
 """What trials are compared by: the validation SSR of the run's best head so far, which is the head it would leave."""
@@ -17,8 +16,8 @@ METRIC = "best_val_ssr"
 class Member(tune.Trainable):
     """Reports the validations of the run that `config["trial"]` names."""
 
-    def setup(self, config: dict[str, Any], hub: ActorHandle) -> None:  # type: ignore[override]
-        self._hub = hub
+    def setup(self, config: dict[str, Any], hub: Any) -> None:  # type: ignore[override]
+        self._hub: Any = hub
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

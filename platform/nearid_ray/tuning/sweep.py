@@ -15,7 +15,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.actor import ActorHandle
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
@@ -48,7 +47,7 @@ class Passes:
         self,
         *,
         at_once: int,
-        hub: ActorHandle,
+        hub: Any,
         source: TokenSource,
         cache: Cache,
         init: str | None,
@@ -146,7 +145,7 @@ def quiet_tune() -> Iterator[None]:
 
 
 def search(
-    hub: ActorHandle,
+    hub: Any,
     search_alg: Any,
     space: Mapping[str, Any],
     *,
