@@ -183,9 +183,10 @@ def _run_on_ray(
     arguments: dict[str, Any] = {"fn_constructor_args": constructed, "max_task_retries": _DEATHS - 1}
     if gpus:
         packed = whole | {"batch_size": 1}  # a packed shard is one row
-        dataset = dataset.map_batches(_prepare, fn_args=(task,), num_cpus=1, **whole)
+        beside: dict[str, Any] = {"num_cpus": 1, "max_retries": _DEATHS - 1}
+        dataset = dataset.map_batches(_prepare, fn_args=(task,), **beside, **whole)
         dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **packed)
-        dataset = dataset.map_batches(_finish, fn_args=(task, uri, title), num_cpus=1, **packed)
+        dataset = dataset.map_batches(_finish, fn_args=(task, uri, title), **beside, **packed)
     else:
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []
