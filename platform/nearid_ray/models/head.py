@@ -1,6 +1,7 @@
 """The attention-pooling head of SigLIP, computed without ever forming keys and values.
 
-Axes: B images, T tokens, D token width, H attention heads, E = D / H width of one attention head.
+Axes: B images, T tokens, D token width, H attention heads, E = D / H width of one attention head, M hidden width of the
+MLP, R heads of a stack, X = R * H.
 
 The head asks one learned question (the probe) of every image, so its query is the same for all of them. The keys can
 therefore be folded into the query and the values applied after averaging the tokens:
@@ -160,11 +161,56 @@ def embed_with_all(heads: Sequence[AttentionPoolingHead], tokens_BTD: Tensor) ->
         said = "; ".join(f"width {head.width}, {head.probe.dtype}" for head in heads)
         raise ValueError(f"expected heads of one width and type, got {said or 'none'}")
     heads[0]._check(tokens_BTD)
+    if len(heads) > 1 and _small_and_alike(heads):
+        return list(_embedded_at_once(heads, tokens_BTD).unbind())
     projections = [head._projections() for head in heads]
     folded_HD = torch.cat([part.folded_HD() for part in projections])
     context_BHD = pool_tokens(tokens_BTD, folded_HD, heads[0]._computed_in(tokens_BTD))
     contexts = context_BHD.split([head.heads for head in heads], dim=1)
     return [head._embedding_BD(own_BHD, part) for head, own_BHD, part in zip(heads, contexts, projections, strict=True)]
+
+
+_SMALL_MLP = 1 << 18
+"""Weights of an MLP's matrix up to which several heads are computed at once on a CPU: starting an operation then costs
+more than what it computes. Larger ones gain nothing and would have to be copied beside each other."""
+
+
+def _small_and_alike(heads: Sequence[AttentionPoolingHead]) -> bool:
+    first = heads[0]
+    same = all((head.heads, head.mlp_width, head.eps) == (first.heads, first.mlp_width, first.eps) for head in heads)
+    return same and first.probe.device.type == "cpu" and first.width * first.mlp_width <= _SMALL_MLP
+
+
+def _embedded_at_once(heads: Sequence[AttentionPoolingHead], tokens_BTD: Tensor) -> Tensor:
+    """embedding_RBD by R heads of one shape, each matrix product being one for all of them."""
+    first, count = heads[0], len(heads)
+    width, images = first.width, len(tokens_BTD)
+    states = [dict(head.named_parameters()) for head in heads]
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([state[name] for state in states])
+
+    def apply(input_RBD: Tensor, name: str) -> Tensor:
+        weight_RED, bias_RE = stacked(f"{name}.weight"), stacked(f"{name}.bias")
+        return torch.baddbmm(bias_RE[:, None], input_RBD, weight_RED.transpose(1, 2))
+
+    query_RDD, key_RDD, value_RDD = stacked("attention.in_proj_weight").view(count, 3, width, width).unbind(1)
+    query_bias_RD, _, value_bias_RD = stacked("attention.in_proj_bias").view(count, 3, width).unbind(1)
+    with torch.autocast("cpu", enabled=False):
+        dtype = torch.promote_types(first.probe.dtype, torch.float32)
+        probe_RD1 = stacked("probe").view(count, width, 1).to(dtype)
+        query_RD1 = torch.baddbmm(query_bias_RD[..., None].to(dtype), query_RDD.to(dtype), probe_RD1)
+        query_X1E = query_RD1.view(count * first.heads, 1, -1) / math.sqrt(width // first.heads)
+        folded_XD = torch.bmm(query_X1E, key_RDD.to(dtype).reshape(count * first.heads, -1, width))[:, 0]
+    context_BXD = pool_tokens(tokens_BTD, folded_XD, first._computed_in(tokens_BTD))
+    value_XED = value_RDD.reshape(count * first.heads, -1, width)
+    value_XBE = torch.bmm(context_BXD.transpose(0, 1), value_XED.transpose(1, 2))
+    value_RBD = value_XBE.view(count, first.heads, images, -1).transpose(1, 2).reshape(count, images, width)
+    pooled_RBD = apply(value_RBD + value_bias_RD[:, None], "attention.out_proj")
+    normal_RBD = functional.layer_norm(pooled_RBD, (width,), eps=first.eps)
+    normal_RBD = normal_RBD * stacked("layernorm.weight")[:, None] + stacked("layernorm.bias")[:, None]
+    hidden_RBM = functional.gelu(apply(normal_RBD, "mlp.fc1"), approximate="tanh")
+    return pooled_RBD + apply(hidden_RBM, "mlp.fc2")
 
 
 @dataclass(frozen=True)
