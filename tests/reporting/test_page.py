@@ -16,7 +16,7 @@ from nearid_ray.reporting.figures.projection import kernel_pca, projection_figur
 from nearid_ray.reporting.figures.sheets import qualitative_figure
 from nearid_ray.reporting.markup import VOID_TAGS, data_uri
 from nearid_ray.reporting.model import Projection, ReportData, SheetPicture, SheetTuple
-from nearid_ray.reporting.page import markdown_table, metrics_csv, page
+from nearid_ray.reporting.page import metrics_csv, metrics_markdown, page
 from nearid_ray.reporting.style import STYLE
 from nearid_ray.reporting.svg import nice_ticks
 
@@ -146,7 +146,7 @@ def test_the_tables_show_every_scorer_and_engine_with_its_rate(report_data, tree
     words = " ".join(tree.words)
     for row in report_data.rows:
         assert row.scorer in words and row.name in words
-    markdown = markdown_table(report_data)
+    markdown = metrics_markdown(report_data)
     row = next(r for r in report_data.rows if r.name == "object-level" and r.scorer == "nearid-alpha-0.5")
     assert f"{100 * row.ssr:.1f} ({100 * row.ssr_low:.1f} to {100 * row.ssr_high:.1f}) / {100 * row.pa:.1f}" in markdown
     assert markdown.count("**object-level**") == 2

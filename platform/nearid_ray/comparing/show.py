@@ -12,8 +12,9 @@ from nearid_ray.evaluation.bootstrap import Difference
 from nearid_ray.evaluation.measures import Measure
 from nearid_ray.reporting.charts import Line, line_chart
 from nearid_ray.reporting.markup import DASH, Child, Markup, tag
-from nearid_ray.reporting.style import STYLE
+from nearid_ray.reporting.pieces import document, table_of_lines
 from nearid_ray.reporting.svg import series_colours
+from nearid_ray.text_tables import aligned, markdown_escape, markdown_table
 
 _CURVES = 8
 """Metrics whose curves are drawn, those that most runs have first."""
@@ -77,26 +78,17 @@ def csv_rows(found: Comparison) -> str:
 
 def page(found: Comparison) -> str:
     """The same as a page that needs nothing else, with the curves of what was logged step by step."""
-    body: list[Child] = [tag("h2", "Runs"), _html_table(_runs(found), words=True), tag("h2", "Settings that differ")]
-    body.append(_html_table(_settings(found), words=True) if found.settings else tag("p", "None."))
+    body: list[Child] = [tag("h2", "Runs"), table_of_lines(_runs(found), words=True), tag("h2", "Settings that differ")]
+    body.append(table_of_lines(_settings(found), words=True) if found.settings else tag("p", "None."))
     for title, lines in _tables(found):
-        body += [tag("h2", title), _html_table(lines)]
+        body += [tag("h2", title), table_of_lines(lines)]
     if found.rows:
         body.append(tag("p", LEGEND, class_="lead"))
     if found.metrics:
-        body += [tag("h2", "Last values"), _html_table(_metrics(found))]
+        body += [tag("h2", "Last values"), table_of_lines(_metrics(found))]
     body += _curves(found)
     body += [tag("p", f"Note: {note}") for note in dict.fromkeys(found.notes)]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", "Runs compared"),
-        tag("style", Markup(STYLE)),
-    )
-    main = tag("body", tag("header", tag("h1", "Runs compared")), tag("main", body))
-    return "<!doctype html>\n" + tag("html", head, main, lang="en")
+    return document("Runs compared", [tag("header", tag("h1", "Runs compared")), tag("main", body)])
 
 
 def verdict(one: Measure, first: Measure | None, by: Difference | None) -> str:
@@ -193,23 +185,8 @@ def _named(name: str, run_id: str, found: Comparison) -> str:
 
 
 def _block(title: str, lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    body = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["", title, *body])
+    return f"\n{title}\n{aligned(lines, indent='  ')}"
 
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    rows = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _html_table(lines: Sequence[Sequence[str]], *, words: bool = False) -> Markup:
-    """A table whose first column stays in sight; `words` stand on the left, numbers on the right."""
-    head, *body = lines
-    side = "text" if words else None
-    heads = [tag("th", cell, class_="first" if place == 0 else side) for place, cell in enumerate(head)]
-    rows = [
-        tag("tr", tag("th", row[0], class_="first"), [tag("td", cell, class_=side) for cell in row[1:]]) for row in body
-    ]
-    return tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll", tabindex=0)
+    return markdown_table([[markdown_escape(cell) for cell in line] for line in lines])

@@ -1,8 +1,10 @@
 """A cost plan for people to read: one table, then what it rests on."""
 
 from nearid_ray.planning.plan import CostPlan
+from nearid_ray.text_tables import aligned, markdown_table
 
 _HEAD = ("stage", "rows", "s a row", "hours", "on the clock", "storage GiB", "network GiB", "USD", "from")
+_NUMBERS = range(1, len(_HEAD) - 1)
 
 
 def as_lines(plan: CostPlan) -> list[list[str]]:
@@ -42,17 +44,14 @@ def as_lines(plan: CostPlan) -> list[list[str]]:
 def as_text(plan: CostPlan) -> str:
     """The table in columns, then measured and assumed inputs."""
     lines = as_lines(plan)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-    body = [_padded(line, widths) for line in lines]
+    body = aligned(lines, right=_NUMBERS).splitlines()
     body.insert(-1, "-" * len(body[0]))
     return "\n".join([*body, "", *_notes(plan)])
 
 
 def as_markdown(plan: CostPlan) -> str:
     """The same as Markdown."""
-    head, *body = as_lines(plan)
-    rows = [head, ["---", *["---:"] * (len(head) - 2), "---"], *body]
-    return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + ["", *(f"{note}  " for note in _notes(plan))])
+    return "\n".join([markdown_table(as_lines(plan), right=_NUMBERS), "", *(f"{note}  " for note in _notes(plan))])
 
 
 def _notes(plan: CostPlan) -> list[str]:
@@ -65,15 +64,6 @@ def _notes(plan: CostPlan) -> list[str]:
     measured = [f"{stage}: {found.uri}" for stage, found in plan.measured.items()]
     notes.append("Measured (on workers like these): " + ("; ".join(measured) if measured else "nothing"))
     return [*notes, "Assumed:", *(f"- {said}" for said in plan.assumptions)]
-
-
-def _padded(line: list[str], widths: list[int]) -> str:
-    last = len(line) - 1
-    cells = [
-        cell.ljust(width) if column in (0, last) else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
 
 
 def _seconds(seconds: float) -> str:

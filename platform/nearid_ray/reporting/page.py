@@ -10,9 +10,10 @@ from dataclasses import fields
 from nearid_ray.evaluation.summary import MetricsRow, row_to_dict
 from nearid_ray.reporting import benchmarks, sections
 from nearid_ray.reporting.figures.figure import section
-from nearid_ray.reporting.markup import DASH, Child, Markup, percent, tag
+from nearid_ray.reporting.markup import DASH, Child, percent, tag
 from nearid_ray.reporting.model import ReportData
-from nearid_ray.reporting.style import STYLE
+from nearid_ray.reporting.pieces import document
+from nearid_ray.text_tables import markdown_escape, markdown_table
 
 
 def page(data: ReportData) -> str:
@@ -26,21 +27,10 @@ def page(data: ReportData) -> str:
         sections.engines(data),
         sections.run_facts(data),
     ]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # An icon of its own, or browsers ask the server for one.
-        tag("link", rel="icon", href="data:,"),
-        tag("title", data.title),
-        tag("style", Markup(STYLE)),
-    )
     said = "Numbers as files beside this page: metrics.csv, measures.csv, table.md."
     said += " Figures as files: folder figures." if data.figures else ""
     footer = tag("footer", said)
-    return "<!doctype html>\n" + tag(
-        "html", head, tag("body", sections.top(data), tag("main", body), footer), lang="en"
-    )
+    return document(data.title, [sections.top(data), tag("main", body), footer])
 
 
 def metrics_csv(rows: Sequence[MetricsRow]) -> str:
@@ -52,7 +42,7 @@ def metrics_csv(rows: Sequence[MetricsRow]) -> str:
     return text.getvalue()
 
 
-def markdown_table(data: ReportData) -> str:
+def metrics_markdown(data: ReportData) -> str:
     """SSR with its interval and PA in percent, one table a condition, as GitHub draws it."""
     scorers = sections.scorers_of(data)
     parts = []
@@ -62,15 +52,14 @@ def markdown_table(data: ReportData) -> str:
         lines = [
             f"{condition}: SSR ({100 * data.confidence:g} % interval) / PA, percent",
             "",
-            "| engine | identities | " + " | ".join(map(_cell, scorers)) + " |",
-            "| --- | ---: |" + " ---: |" * len(scorers),
         ]
+        table = [["engine", "identities", *map(markdown_escape, scorers)]]
         for name in dict.fromkeys(row.name for row in rows):
             found = [row for row in rows if row.name == name]
-            shown = f"**{_cell(name)}**" if found[0].is_group else _cell(name)
+            shown = f"**{markdown_escape(name)}**" if found[0].is_group else markdown_escape(name)
             values = [_rates(cells.get((name, scorer))) for scorer in scorers]
-            lines.append(f"| {shown} | {max(row.identities for row in found)} | " + " | ".join(values) + " |")
-        parts.append("\n".join(lines))
+            table.append([shown, str(max(row.identities for row in found)), *values])
+        parts.append("\n".join([*lines, markdown_table(table, right=range(1, len(scorers) + 2))]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,7 +67,3 @@ def _rates(row: MetricsRow | None) -> str:
     if row is None or row.ssr != row.ssr:
         return DASH
     return f"{percent(row.ssr)} ({percent(row.ssr_low)} to {percent(row.ssr_high)}) / {percent(row.pa)}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -12,7 +12,7 @@ from nearid_ray.reporting.figures.make import MadeFigures, draw_figures, write_f
 from nearid_ray.reporting.inputs import Opened, ReportInputs
 from nearid_ray.reporting.load import load_report
 from nearid_ray.reporting.model import ReportData, ReportSettings
-from nearid_ray.reporting.page import markdown_table, metrics_csv, page
+from nearid_ray.reporting.page import metrics_csv, metrics_markdown, page
 
 PAGE_FILE, METRICS_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "metrics.csv", "table.md", "figures"
 
@@ -80,7 +80,7 @@ def write_report(data: ReportData, output: Location) -> Location:
     """Write report.html, metrics.csv, measures.csv and table.md into `output`; returns the page's place."""
     output.child(METRICS_FILE).write_bytes(metrics_csv(data.rows).encode())
     output.child(MEASURES_FILE).write_bytes(to_csv(data.measures).encode())
-    output.child(TABLE_FILE).write_bytes(markdown_table(data).encode())
+    output.child(TABLE_FILE).write_bytes(metrics_markdown(data).encode())
     output.child(PAGE_FILE).write_bytes(page(data).encode())
     return output.child(PAGE_FILE)
 

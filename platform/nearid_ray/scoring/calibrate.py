@@ -35,6 +35,7 @@ from nearid_ray.evaluation.similarities import CONDITIONS
 from nearid_ray.scoring.calibrated import ConditionCalibration, StoredCalibration
 from nearid_ray.scoring.embedders import ModelEmbedder
 from nearid_ray.scoring.scorer import Scorer
+from nearid_ray.text_tables import aligned
 from schemas import SIMILARITIES
 
 Different = Literal["distractor", "random"]
@@ -283,5 +284,4 @@ def text_table(checked: Sequence[CheckedPoint]) -> str:
                 f"{one.point.threshold:.4f}",
             ]
         )
-    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned(lines)

@@ -39,6 +39,7 @@ from nearid_ray.retrieving.places import places_of
 from nearid_ray.retrieving.records import csv_bytes, write_records
 from nearid_ray.retrieving.vectors import scorers_in
 from nearid_ray.settings import dump_json, to_dict
+from nearid_ray.text_tables import aligned as columns
 from nearid_ray.tracking import TrackingSettings
 from schemas import ALIGNMENT, GENERATED_SIMILARITIES
 
@@ -267,7 +268,7 @@ def text_table(measures: Sequence[Measure]) -> str:
             lines.append([said, *(f"{value:.3f}" if math.isfinite(value) else "-" for value in human), *cells])
         blocks.append(
             f"M-H: correlation with people, +- half the two groups' difference (means: standard error), {condition}\n"
-            + _columns(lines)
+            + columns(lines)
         )
     gains = [one for one in find(measures, metric="m_h_gain", name=ALL) if math.isfinite(one.value)]
     if gains:
@@ -275,7 +276,7 @@ def text_table(measures: Sequence[Measure]) -> str:
         lines += [
             [m.scorer, m.condition, f"{m.value:+.3f}", f"{m.low:+.3f} to {m.high:+.3f}", m.baseline] for m in gains
         ]
-        blocks.append("Gain of the Fisher-z mean, same references drawn for both\n" + _columns(lines))
+        blocks.append("Gain of the Fisher-z mean, same references drawn for both\n" + columns(lines))
     return "\n\n".join(blocks)
 
 
@@ -316,11 +317,6 @@ def _pair(measures: Sequence[Measure], scorer: str, condition: str, name: str) -
     if not math.isfinite(value):
         return "-"
     return f"{value:.3f}" + (f" +-{spread:.3f}" if math.isfinite(spread) else "")
-
-
-def _columns(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def _masking(settings: Align) -> MaskSettings:

@@ -16,6 +16,7 @@ from nearid_ray.evaluation.measures import MTG, Measure, find
 from nearid_ray.evaluation.scorers import named_heads, plan_evaluation, refuse_unknown_engines
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.settings import to_dict
+from nearid_ray.text_tables import aligned
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -160,9 +161,7 @@ def _table(
 ) -> str:
     lines = [["", *scorers]]
     lines += [[said, *(cells.get((name, scorer), "-") for scorer in scorers)] for name, said in names.items()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(scorers) + 1)]
-    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*(line for line in head if line), *body])
+    return "\n".join([*(line for line in head if line), aligned(lines)])
 
 
 def flat_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -14,7 +14,7 @@ from nearid_ray.evaluation.measures import read_measures
 from nearid_ray.reporting.tables.build import lay_out
 from nearid_ray.reporting.tables.measured import Measured, given_rows
 from nearid_ray.reporting.tables.model import Table
-from nearid_ray.reporting.tables.render import aligned, to_csv, to_latex, to_markdown
+from nearid_ray.reporting.tables.render import to_csv, to_latex, to_markdown
 from nearid_ray.reporting.tables.rows import TITLES
 from nearid_ray.reporting.tables.verdicts import (
     Finding,
@@ -28,6 +28,7 @@ from nearid_ray.settings import to_dict
 from nearid_ray.stages.evaluate import Evaluate, run_evaluate
 from nearid_ray.stages.reproduce_data import PaperData, Step, ToyboxSizes, command, paper_steps, toybox_steps
 from nearid_ray.stages.reproduce_heads import SUITES, Data, described_heads, heads_of, train_missing, trained_engines
+from nearid_ray.text_tables import aligned
 from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings

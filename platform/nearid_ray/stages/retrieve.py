@@ -34,6 +34,7 @@ from nearid_ray.retrieving.search import (
 from nearid_ray.retrieving.sheets import Id, PictureFinder, key_of, neighbour_sheet, spread
 from nearid_ray.retrieving.vectors import Embedded, Selection, matrix_of, open_embeddings, read_embedded
 from nearid_ray.settings import to_dict
+from nearid_ray.text_tables import aligned
 from nearid_ray.tracking import TrackingSettings
 from schemas import NEIGHBOURS
 
@@ -326,9 +327,7 @@ def text_table(measures: Sequence[Measure]) -> str:
         return ""
     cells = {(m.scorer, m.metric): f"{m.value:.3f} ({m.low:.3f}-{m.high:.3f})" for m in mine}
     lines = [["", *scorers], *([metric, *(cells[s, metric] for s in scorers)] for metric in metrics)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([f"Means over {mine[0].support} queries that have something to find (interval)", *body])
+    return f"Means over {mine[0].support} queries that have something to find (interval)\n{aligned(lines)}"
 
 
 def _print_some(scorer: str, queries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:

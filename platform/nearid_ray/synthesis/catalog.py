@@ -27,6 +27,7 @@ from nearid_ray.synthesis.engines.diffusion import DiffusionEngine, DiffusionSet
 from nearid_ray.synthesis.engines.exemplar import ExemplarEngine, ExemplarSettings
 from nearid_ray.synthesis.engines.sleeping import SleepingEngine, SleepingSettings
 from nearid_ray.synthesis.engines.toybox import ToyboxEngine
+from nearid_ray.text_tables import aligned
 from nearid_ray.toybox.identity import KINDS
 
 BATCH = "batch"
@@ -191,10 +192,7 @@ def list_engines() -> str:
         if isinstance(config, DiffusionSettings):
             sizes = (str(config.resolution_px), str(config.steps))
         rows.append((name, engine.group, *sizes, engine.licence or "no weights", engine.model_card))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 @cache

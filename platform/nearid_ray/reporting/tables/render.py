@@ -8,6 +8,7 @@ import math
 from itertools import groupby
 
 from nearid_ray.reporting.tables.model import Cell, Column, Table
+from nearid_ray.text_tables import markdown_escape, markdown_table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -42,15 +43,6 @@ def latex_escape(text: str) -> str:
     50 \% of a\_b \& c\textasciicircum{}2 \{x\} \textbackslash{}
     """
     return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
-def markdown_escape(text: str) -> str:
-    r"""Text that does not end a cell of a Markdown table or start emphasis.
-
-    >>> print(markdown_escape("a|b *c* d_e"))
-    a\|b \*c\* d\_e
-    """
-    return "".join(f"\\{letter}" if letter in "\\|*_<`" else letter for letter in text)
 
 
 def number(value: float, column: Column) -> str:
@@ -94,16 +86,15 @@ def to_markdown(table: Table) -> str:
     lines = [
         f"**{markdown_escape(table.title)}.** {markdown_escape(table.caption_notes)}".rstrip(),
         "",
-        f"| {markdown_escape(table.corner)} | " + " | ".join(map(markdown_escape, heads)) + " |",
-        "| --- |" + " ---: |" * len(table.columns),
     ]
+    rows = [[markdown_escape(table.corner), *map(markdown_escape, heads)]]
     for row in table.rows:
-        cells = []
+        cells = [markdown_escape(row.label)]
         for column, cell in zip(table.columns, row.cells, strict=True):
             address = (row.key, column.key)
             cells.append(" ".join(_parts(table, cell, column, address in ours, address in theirs, "**{}**")))
-        lines.append(f"| {markdown_escape(row.label)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return "\n".join([*lines, markdown_table(rows, right=range(1, len(heads) + 1))]) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -143,12 +134,6 @@ def to_csv(table: Table) -> str:
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for cell in values for value in cell]
         out.writerow([row.key, row.label, *numbers])
     return text.getvalue()
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Lines of cells as columns for a terminal."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _parts(table: Table, cell: Cell, column: Column, best: bool, best_published: bool, bold: str) -> list[str]:
