@@ -1,6 +1,8 @@
 """Sweeps on a real Ray: every trial comes out as if it had been trained alone."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,17 @@ def test_the_plan_says_trials_passes_and_rungs(cache_uri: str, tmp_path: Path) -
     plan = plan_tune(settings_of(cache_uri, tmp_path / "out"))
     assert plan["trials"].startswith("4: alpha-0_learning_rate-0.003, alpha-0_learning_rate-0.0001")
     assert list(plan["rungs"].values()) == ["(8, 16)"] and not (tmp_path / "out").exists()
+
+
+def test_the_command_plans_a_preset_and_refuses_a_setting_that_does_not_exist(cache_uri: str, tmp_path: Path) -> None:
+    def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = Path(__file__).parents[2] / "jobs" / "tune.py"
+        command = [sys.executable, str(script), "--tokens", cache_uri, "--output", str(tmp_path / "out"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    plan = job("--preset", "toybox/table8+table9", "--dry-run")
+    assert plan.returncode == 0 and "9: alpha-0, alpha-0.1" in plan.stdout
+    wrong = job("--space", "alpah=0,1")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: space alpah: training has no such setting; did you mean alpha?\n"
+    assert not (tmp_path / "out").exists()
