@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-r"""Make a table of the paper (ours beside the published numbers), running whatever is missing.
+r"""Make a table or figure of the paper (ours beside the published numbers), running whatever is missing.
 
 python jobs/reproduce.py table8 --output runs/reproduce
 python jobs/reproduce.py all --output runs/reproduce
+python jobs/reproduce.py figure5 --output runs/reproduce
 python jobs/reproduce.py table3 --data paper --output runs/paper --dry-run
 python jobs/reproduce.py table1 --evaluation runs/demo/evaluation --output runs/tables
 python jobs/reproduce.py leave-one-engine-out --output runs/reproduce
@@ -16,15 +17,15 @@ import _paths  # noqa: F401  (first: makes the package importable)
 
 from nearid_ray import job
 from nearid_ray.errors import UsageError
-from nearid_ray.reporting.tables.rows import TITLES
 from nearid_ray.settings import parse
-from nearid_ray.stages.reproduce import Reproduce, plan_reproduce, run_reproduce, table_names
+from nearid_ray.stages.reproduce import Reproduce, plan_reproduce, run_reproduce, wanted_names
+from nearid_ray.stages.reproduce_heads import SUITES
 from nearid_ray.stages.reproduce_more import MORE, plan_more, run_more
 
 
 def run(argv: Sequence[str]) -> int:
     """The job: `reproduce.py WHAT [OPTIONS]`."""
-    words = f"{', '.join(TITLES)}, all, {', '.join(MORE)}"
+    words = f"{', '.join(SUITES)}, all, {', '.join(MORE)}"
     if argv and argv[0] in ("-h", "--help"):
         print(f"{__doc__}\nWHAT is one of: {words}. `jobs/reproduce.py WHAT --help` shows its options.")
         return job.OK
@@ -37,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
             job.print_table("plan (nothing is written)", plan_more(more))
             return job.OK
         return job.exit_code(run_more(more))
-    names = table_names(what)
+    names = wanted_names(what)
     settings = parse(Reproduce, rest, prog=f"jobs/reproduce.py {what}", description=__doc__ or "")
     if settings.dry_run:
         job.print_table("plan (nothing is written)", plan_reproduce(settings, names))

@@ -125,7 +125,7 @@ def test_a_dry_run_prints_every_step_of_the_paper_and_writes_nothing(run_job, tm
         "python jobs/ingest.py mtg-distractors",
         "--backbone google/siglip2-so400m-patch14-384",
         "406,935 distractors",
-        "train 19 head(s)",
+        "19 head(s), those that read the same in one pass",
         "circle-rank",
         "nearid-alpha-1-beta-0.3",
     ):

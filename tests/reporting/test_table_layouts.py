@@ -156,6 +156,7 @@ def test_table_2_has_methods_down_scorers_across_and_people_among_themselves():
         measure("people", "h_h", 0.7, name="emu2", **people),
         measure("frozen", "m_h", 0.5, name="emu2", **people),
         measure("frozen", "m_h", 0.4, name="all", **people),
+        measure("frozen", "m_h_spread", 0.0123, name="emu2", **people),
         measure("frozen", "m_h", 0.3, name="category:style", **people),
         measure("gpt", "m_h", 0.6, name="emu2", **people),
         measure("mine", "m_h", 0.2, name="emu2", **people),
@@ -165,6 +166,11 @@ def test_table_2_has_methods_down_scorers_across_and_people_among_themselves():
     assert list(values.values()) == [0.7, 0.6, 0.2]
     assert (table.cell(("emu2", "siglip2_h")).value, table.cell(("emu2", "siglip2_h")).published) == (0.5, 0.766)
     assert table.cell(("fisher_z_mean", "siglip2_h")).value == 0.4
+    assert "**0.500 ±0.012** [0.490, 0.510] (**0.766 ±0.021**)" in to_markdown(table)
+    assert r"\textbf{0.500 $\pm$0.012} {\tiny [0.490, 0.510]} (\textbf{0.766 $\pm$0.021})" in to_latex(table)
+    header, *lines = list(csv.reader(io.StringIO(to_csv(table))))
+    emu2 = dict(zip(header, next(line for line in lines if line[0] == "emu2"), strict=True))
+    assert (emu2["siglip2_h_spread"], emu2["siglip2_h_published_spread"]) == ("0.0123", "0.021")
     assert lay_out("table1", Measured(found)).cell(("siglip2-so400m", "dbpp_mh")).value == 0.4
 
 

@@ -29,7 +29,7 @@ class ReportInputs:
     """The folders a report is made of."""
 
     evaluation: str
-    """Output of an evaluate job."""
+    """Output of an evaluate job; empty draws what the further measures alone hold (figure 4)."""
     tuples: str = ""
     """Tuples dataset: gives the sheets their views. Empty leaves the sheets out."""
     distractors: str = ""
@@ -49,7 +49,7 @@ class Opened:
 
     def __init__(self, inputs: ReportInputs) -> None:
         self.inputs = inputs
-        self.folder = locate(inputs.evaluation)
+        self.folder = locate(inputs.evaluation or ".")
         self.train = named(inputs.train, "train")
         self.calibrations = named(inputs.calibrations, "calibrations")
 
@@ -81,7 +81,7 @@ class Opened:
     @property
     def baseline(self) -> str:
         """Scorer that others are compared with."""
-        return self.asked.get("baseline", "frozen")
+        return self.asked.get("baseline", "frozen") if self.inputs.evaluation else "frozen"
 
     @cached_property
     def scorers(self) -> list[str]:
@@ -101,7 +101,7 @@ class Opened:
         Raises:
             UsageError: a folder has no measures, or a number that another one has too with another value.
         """
-        found = {one.key: one for one in self.evaluation.measures}
+        found = {one.key: one for one in self.evaluation.measures} if self.inputs.evaluation else {}
         for place in self.inputs.measures:
             for one in read_measures(locate(place)):
                 known = found.setdefault(one.key, one)

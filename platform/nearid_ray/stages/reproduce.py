@@ -1,4 +1,4 @@
-"""The reproduce job: a table of the paper from whatever is there, running what is missing; ours beside the paper's."""
+"""The reproduce job: tables and figures of the paper, running what is missing; ours beside the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,6 +11,9 @@ from nearid_ray.data.pipeline import RunSettings
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.measures import read_measures
+from nearid_ray.reporting.figures.make import FIGURES
+from nearid_ray.reporting.inputs import ReportInputs
+from nearid_ray.reporting.report import FIGURES_FOLDER
 from nearid_ray.reporting.tables.build import lay_out
 from nearid_ray.reporting.tables.measured import Measured, given_rows
 from nearid_ray.reporting.tables.model import Table
@@ -27,7 +30,16 @@ from nearid_ray.reporting.tables.verdicts import (
 from nearid_ray.settings import to_dict
 from nearid_ray.stages.evaluate import Evaluate, run_evaluate
 from nearid_ray.stages.reproduce_data import PaperData, Step, ToyboxSizes, command, paper_steps, toybox_steps
-from nearid_ray.stages.reproduce_heads import SUITES, Data, described_heads, heads_of, train_missing, trained_engines
+from nearid_ray.stages.reproduce_figures import NEEDS_PEOPLE, Pictures, calibrated, draw, figure_inputs
+from nearid_ray.stages.reproduce_heads import (
+    PEOPLE,
+    SUITES,
+    Data,
+    described_training,
+    heads_of,
+    train_missing,
+    trained_engines,
+)
 from nearid_ray.text_tables import aligned
 from nearid_ray.tracking import TrackingSettings
 from nearid_ray.training.outputs import BEST
@@ -50,7 +62,7 @@ _TOY_DATA_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Make a table of the paper: run what is missing, then print ours beside the published numbers."""
+    """Make a table or figure of the paper: run what is missing, then show ours beside the published numbers."""
 
     output: str = "runs/reproduce"
     """Folder or s3://bucket/prefix. All tables share its data and heads, so nothing is made twice."""
@@ -60,6 +72,10 @@ class Reproduce:
     """Train and measure on these token caches, in place of making data."""
     test_tokens: tuple[str, ...] = ()
     """Measure on these token caches; by default on `tokens`."""
+    tuples: str = ""
+    """The tuples that the given tokens were made of: views for figures 3, 7 and 8. Data made here is known."""
+    distractors: str = ""
+    """Its distractors, for the same figures."""
     evaluation: tuple[str, ...] = ()
     """Read these finished evaluations (evaluate, align) and run nothing."""
     embeddings: tuple[str, ...] = ()
@@ -87,6 +103,10 @@ class Reproduce:
     def __post_init__(self) -> None:
         if self.evaluation and (self.tokens or self.test_tokens):
             raise ValueError("evaluation is what is finished, tokens what is still to be measured; give one of them")
+        if (self.tuples or self.distractors) and not self.tokens:
+            raise ValueError("tuples and distractors are the pictures of given token caches; give --tokens too")
+        if (self.tuples or self.distractors) and len(self.test_tokens or self.tokens) > 1:
+            raise ValueError("tuples and distractors are those of one token cache that is measured, here are several")
         if self.test_tokens and not self.tokens:
             raise ValueError("test_tokens goes with tokens, on which heads are trained; give --tokens too")
         if self.max_steps < 0:
@@ -104,54 +124,82 @@ class Reproduce:
         return heads_of(suite, self.data, max_steps=self.max_steps, left_out=left_out, trained=trained)
 
 
-def table_names(what: str) -> list[str]:
-    """The tables that a word stands for: one, or `all`.
+def wanted_names(what: str) -> list[str]:
+    """The tables and figures that a word stands for: one, or `all`.
 
     Raises:
         UsageError: it is neither.
     """
     if what == "all":
-        return list(TITLES)
+        return [*TITLES, *FIGURES]
     if what == "table4":
         raise UsageError("table 4 prints formulas; its numbers are those of table3")
-    if what not in TITLES:
-        raise UsageError(f"{what!r} is no table; expected one of {', '.join(TITLES)}, all")
+    if what not in SUITES:
+        raise UsageError(f"{what!r} is no table or figure; expected one of {', '.join(SUITES)}, all")
     return [what]
+
+
+def check_wanted(settings: Reproduce, names: Sequence[str]) -> list[str]:
+    """The tables and figures that can be made of what is given.
+
+    Raises:
+        UsageError: none can.
+    """
+    if [SUITES[name] for name in names] == [PEOPLE] and not (settings.alignment or settings.evaluation):
+        raise UsageError(f"{names[0]}: {NEEDS_PEOPLE}")
+    if not settings.evaluation:
+        return list(names)
+    makeable = [name for name in names if name in TITLES or SUITES[name] == PEOPLE]
+    if not makeable:
+        raise UsageError(
+            f"{', '.join(names)}: figures of finished evaluations are drawn by jobs/report.py --evaluation FOLDER "
+            f"--figures {' '.join(names)} --figures-only"
+        )
+    return makeable
 
 
 def plan_reproduce(settings: Reproduce, names: Sequence[str]) -> dict[str, Any]:
     """What `run_reproduce` would run, by name; writes nothing."""
     output = locate(settings.output)
-    if settings.evaluation:
-        return {"read": list(settings.evaluation), "run": "nothing"}
+    names = check_wanted(settings, names)
+    made = {key: found for key, found in (("tables", _tables(names)), ("figures", _figures(names))) if found}
+    if settings.evaluation or not suites(names):
+        return {"read": [*settings.evaluation, *settings.alignment], "run": "nothing", **made}
     steps = data_steps(settings, output)
     plan: dict[str, Any] = {step.name: {"command": step.command, "makes": step.size} for step in steps}
     runs = all_heads(settings, names)
-    plan[f"train {len(runs)} head(s), those that read the same in one pass"] = described_heads(runs)
+    plan |= described_training(runs)
     for suite in suites(names):
         heads = {name: output.child("heads", name, BEST).uri for name in settings.suite_heads(suite)}
         for place, stage in evaluations(settings, output, suite, heads):
             plan[f"evaluate {place.path.rsplit('/', 1)[-1]}"] = command(["evaluate.py"], stage)
-    plan["tables"] = list(names)
-    return plan
+    return plan | made
 
 
 @job.owning_output("reproduce")
 def run_reproduce(settings: Reproduce, names: Sequence[str]) -> job.Job:
-    """Run what is missing, then write and print the tables."""
+    """Run what is missing, then write the tables and figures, and print the tables."""
     output = job.output_of(settings.output, settings.tracking)
-    place = output.child(TABLES_FOLDER)
-    with nullcontext() if settings.evaluation else ray_session():
-        measured, notes = _measure(settings, output, names)
+    names = check_wanted(settings, names)
+    needs_ray = not settings.evaluation and bool(suites(names))
+    with ray_session() if needs_ray else nullcontext():
+        measured, drawn, notes = _measure(settings, output, names)
+    place, figures = output.child(TABLES_FOLDER), output.child(FIGURES_FOLDER)
     with job.running(
-        "reproduce", place, to_dict(settings), tracking=settings.tracking, inputs={}, needs_ray=False
+        "reproduce",
+        place if _tables(names) else figures,
+        to_dict(settings),
+        tracking=settings.tracking,
+        inputs={},
+        needs_ray=False,
     ) as running:
-        for name in names:
-            table = lay_out(
-                name, measured[SUITES[name]], rows=given_rows(settings.rows), notes=[*notes, *table_notes(name, notes)]
-            )
-            findings = publish(table, place, running)
+        for name in _tables(names):
+            mine = measured[SUITES[name]]
+            said = [*notes, *table_notes(name, notes, mine)]
+            findings = publish(lay_out(name, mine, rows=given_rows(settings.rows), notes=said), place, running)
             running.summary[name] = {word: sum(f.word == word for f in findings) for word in ("agrees", "disagrees")}
+        if _figures(names):
+            draw(_figures(names), drawn, figures, running)
     return running
 
 
@@ -184,9 +232,22 @@ def training_tokens(settings: Reproduce, output: Location) -> tuple[str, ...]:
     return settings.tokens or tuple(output.child(name).uri for name in names)
 
 
+def pictures_of(settings: Reproduce, output: Location, number: int) -> Pictures:
+    """What the token cache that is measured as the `number`th was made of."""
+    if settings.tokens:
+        tokens = (settings.test_tokens or settings.tokens)[number]
+        return Pictures(tuples=settings.tuples, distractors=settings.distractors, tokens=tokens)
+    made = {
+        "toybox": [("tuples", "distractors", "tokens")],
+        "paper": [(name, f"{name}-distractors", f"{name}-tokens") for name in ("nearid", "mtg")],
+    }
+    tuples, distractors, tokens = (output.child(name).uri for name in made[settings.data][number])
+    return Pictures(tuples=tuples, distractors=distractors, tokens=tokens)
+
+
 def suites(names: Sequence[str]) -> list[str]:
-    """The evaluations that tables are read from."""
-    return list(dict.fromkeys(SUITES[name] for name in names))
+    """The evaluations that tables and figures are read from; without what align jobs alone hold."""
+    return [suite for suite in dict.fromkeys(SUITES[name] for name in names) if suite != PEOPLE]
 
 
 def all_heads(settings: Reproduce, names: Sequence[str]) -> dict[str, TrainSettings]:
@@ -255,13 +316,13 @@ def is_toy(measured: Measured) -> bool:
     return any(one.name.startswith("toybox-") for one in measured.measures())
 
 
-def table_notes(name: str, notes: Sequence[str]) -> list[str]:
+def table_notes(name: str, notes: Sequence[str], measured: Measured) -> list[str]:
     """What the caption of a table says besides, on toy data."""
     if TOY_NOTE not in notes:
         return []
     said = {
         "table1": [_TOY_ROWS_NOTE, _TOY_MTG_NOTE],
-        "table2": ["Not run: toybox has no human ratings."],
+        "table2": [] if measured.measures() else ["Not run: toybox has no human ratings."],
         "table5": [_TOY_ROWS_NOTE],
         "table6": [_TOY_DATA_NOTE],
         "table7": [_TOY_ROWS_NOTE, _TOY_MTG_NOTE],
@@ -291,11 +352,23 @@ def write_table(table: Table, said: str, place: Location, running: job.Job) -> N
     print(f"\n{to_markdown(table)}\n{said}", flush=True)
 
 
-def _measure(settings: Reproduce, output: Location, names: Sequence[str]) -> tuple[dict[str, Measured], list[str]]:
-    """Measures by suite, and the caption's sentences on the data."""
-    if settings.evaluation:
-        given = given_measures(settings)
-        return dict.fromkeys(suites(names), given), data_notes(settings, given)
+def _tables(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in TITLES]
+
+
+def _figures(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in TITLES]
+
+
+def _measure(
+    settings: Reproduce, output: Location, names: Sequence[str]
+) -> tuple[dict[str, Measured], dict[str, list[ReportInputs]], list[str]]:
+    """Measures by suite, what figures are drawn of by suite, and the caption's sentences on the data."""
+    people = (*settings.evaluation, *settings.alignment)
+    given = given_measures(settings)
+    drawn = {PEOPLE: figure_inputs({}, heads={}, measures=people)}
+    if settings.evaluation or not suites(names):
+        return {SUITES[name]: given for name in names}, drawn, data_notes(settings, given)
     make_data(data_steps(settings, output))
     print("\n=== train ===", flush=True)
     trained = train_missing(
@@ -307,4 +380,10 @@ def _measure(settings: Reproduce, output: Location, names: Sequence[str]) -> tup
     for suite in suites(names):
         heads = {name: trained.folders[name] for name in settings.suite_heads(suite) if name in trained.folders}
         measured[suite] = evaluate_suite(settings, output, suite, heads)
-    return measured, data_notes(settings, next(iter(measured.values())))
+        stages = evaluations(settings, output, suite, heads)
+        places = {place.uri: pictures_of(settings, output, number) for number, (place, _) in enumerate(stages)}
+        drawn[suite] = figure_inputs(places, heads=heads, measures=people)
+        if "reliability" in names and suite == SUITES["reliability"] and "nearid" in heads:
+            drawn[suite][0] = calibrated(drawn[suite][0], stages[0][1], "nearid", heads["nearid"], output)
+    notes = data_notes(settings, next(iter(measured.values())))
+    return measured | {PEOPLE: given}, drawn, notes

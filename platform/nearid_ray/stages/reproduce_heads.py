@@ -31,9 +31,11 @@ TOYBOX_PARTS = tuple(f"toybox-{kind}" for kind in PART_KINDS)
 _ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BETAS = (0.0, 0.1, 0.2, 0.3)
 
+PEOPLE = "people"
+"""What is read from finished align jobs alone: nothing is trained or measured for it."""
 SUITES: Mapping[str, str] = {
     "table1": "nearid",
-    "table2": "nearid",
+    "table2": PEOPLE,
     "table3": "objectives",
     "table5": "nearid",
     "table6": "data",
@@ -41,8 +43,17 @@ SUITES: Mapping[str, str] = {
     "table8": "alpha",
     "table9": "beta",
     "table10": "objectives",
+    "alpha": "alpha",
+    "beta": "beta",
+    "figure3": "nearid",
+    "figure4": PEOPLE,
+    "figure5": "nearid",
+    "figure7": "nearid",
+    "figure8": "nearid",
+    "figure9": "nearid",
+    "reliability": "nearid",
 }
-"""The evaluation that each table is read from: OUTPUT/evaluation-SUITE."""
+"""The evaluation that each table and figure is read from: OUTPUT/evaluation-SUITE."""
 
 
 def heads_of(
@@ -171,11 +182,11 @@ def trained_engines(tokens: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(found["engine"].unique().to_pylist()))
 
 
-def described_heads(runs: Mapping[str, TrainSettings]) -> dict[str, str]:
-    """The heads for people to read: what each has that the published recipe has not."""
+def described_training(runs: Mapping[str, TrainSettings]) -> dict[str, str]:
+    """The training for people to read: how many heads, and what each has that the published recipe has not."""
     usual = TrainSettings().resolved()
-    return {
-        name: ", ".join(
+    heads = {
+        f"  {name}": ", ".join(
             f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
             for key, value in to_dict(settings).items()
             if value is not None and value != usual.get(key)
@@ -183,6 +194,7 @@ def described_heads(runs: Mapping[str, TrainSettings]) -> dict[str, str]:
         or "the published recipe"
         for name, settings in runs.items()
     }
+    return {"train": f"{len(runs)} head(s), those that read the same in one pass", **heads}
 
 
 def _is_trained(folder: Location, content: dict[str, Any]) -> bool:

@@ -38,7 +38,7 @@ from nearid_ray.stages.reproduce import (
     write_table,
 )
 from nearid_ray.stages.reproduce_data import Step, control_steps, photo_steps
-from nearid_ray.stages.reproduce_heads import TOYBOX_TRAINING, described_heads, train_missing, trained_engines
+from nearid_ray.stages.reproduce_heads import TOYBOX_TRAINING, described_training, train_missing, trained_engines
 from nearid_ray.training.settings import TrainSettings
 from nearid_ray.training.sources import CachedTokens
 
@@ -119,7 +119,7 @@ def plan_more(settings: Reproduce) -> dict[str, Any]:
     steps = (*plan.steps, *plan.measured_steps)
     shown: dict[str, Any] = {step.name: {"command": step.command, "makes": step.size} for step in steps}
     if plan.heads:
-        shown[f"train {len(plan.heads)} head(s)"] = described_heads(plan.heads)
+        shown |= described_training(plan.heads)
     return shown | {"evaluate": list(plan.caches)}
 
 

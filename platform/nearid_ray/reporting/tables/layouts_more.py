@@ -22,6 +22,7 @@ _METHODS = {
     "ip_adapter_vit_g_sdxl": "IP-Adapter ViT-G (SDXL)",
     "fisher_z_mean": "mean (Fisher z)",
 }
+_SPREAD_NOTE = "±: half the difference of the two groups of people; of the mean, its standard error over the methods."
 _POOLED = {"headline": ("train", "unseen"), "train": ("train",), "unseen": ("unseen",), "extra": ("extra",)}
 """Pooled rows of table 5: the roles whose engines they pool."""
 
@@ -49,6 +50,7 @@ def by_method(measured: Measured, given: Mapping[str, str], notes: tuple[str, ..
                     "h_h" if row == "people" else "m_h",
                     name=name,
                     published=published_value("table2", method, key),
+                    published_spread=published_value("table2", method, f"{key}_pm"),
                     against=None if key == "siglip2_h" else (method, "siglip2_h"),
                 )
             )
@@ -63,7 +65,7 @@ def by_method(measured: Measured, given: Mapping[str, str], notes: tuple[str, ..
         corner="method",
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=notes,
+        notes=(*notes, _SPREAD_NOTE),
         claims=claims,
     )
 

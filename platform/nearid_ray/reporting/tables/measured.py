@@ -107,18 +107,22 @@ class Measured:
         name: str | None = None,
         condition: str = "full",
         published: float = math.nan,
+        published_spread: float = math.nan,
         against: Address | None = None,
     ) -> Cell:
-        """The cell of a measure; without `name`, of the benchmark's headline group."""
+        """The cell of a measure; without `name`, of the benchmark's headline group. Its spread is METRIC_spread."""
         where = self.headline(benchmark) if name is None else name
         one = self._found.get((benchmark, scorer, condition, where, metric))
         if one is None:
-            return Cell(published=published, against=against, missing=NOT_RUN)
+            return Cell(published=published, published_spread=published_spread, against=against, missing=NOT_RUN)
+        spread = self._found.get((benchmark, scorer, condition, where, f"{metric}_spread"))
         return Cell(
             value=one.value,
             low=one.low,
             high=one.high,
             published=published,
+            spread=spread.value if spread is not None else math.nan,
+            published_spread=published_spread,
             missing=NOT_MEASURABLE,
             coverage=1.0 if math.isnan(one.coverage) else one.coverage,
             against=against,

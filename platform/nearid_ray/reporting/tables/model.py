@@ -24,6 +24,10 @@ class Cell:
     high: float = math.nan
     published: float = math.nan
     """The paper's; nan = it prints none."""
+    spread: float = math.nan
+    """Ours, with a plus-minus: what the number differs by among its own parts; nan = none."""
+    published_spread: float = math.nan
+    """The paper's plus-minus; nan = it prints none."""
     missing: str = NOT_RUN
     """Said in place of a number of ours that there is not."""
     coverage: float = 1.0

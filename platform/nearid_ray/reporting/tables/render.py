@@ -72,6 +72,15 @@ def published_number(value: float, column: Column) -> str:
     return text.removesuffix("0")
 
 
+def plus_minus(value: float) -> str:
+    """A spread as shown, after the number it belongs to; empty for nan.
+
+    >>> plus_minus(0.0071), plus_minus(float("nan"))
+    (' ±0.007', '')
+    """
+    return "" if math.isnan(value) else f" ±{value:.3f}"
+
+
 def interval(cell: Cell, column: Column) -> str:
     """`[low, high]` as shown; empty where there is none."""
     if math.isnan(cell.low) or math.isnan(cell.high):
@@ -116,7 +125,9 @@ def to_latex(table: Table) -> str:
         for column, cell in zip(table.columns, row.cells, strict=True):
             address = (row.key, column.key)
             parts = _parts(table, cell, column, address in ours, address in theirs, r"\textbf{{{}}}")
-            shown = [part.replace("%", r"\%").replace(table.mark, latex_escape(table.mark)) for part in parts]
+            shown = [
+                "".join(_LATEX[letter] if letter in ("%", "±", table.mark) else letter for letter in p) for p in parts
+            ]
             cells.append(" ".join(rf"{{\tiny {part}}}" if part.startswith("[") else part for part in shown))
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
@@ -124,13 +135,18 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a row; for each column its number, interval and published number. Rates are fractions."""
+    """One line a row; for each column its number, interval and published number, and, in a table that has them, the
+    spreads of both. Rates are fractions."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    parts = ("", "_low", "_high", "_published")
+    has_spreads = not all(math.isnan(cell.spread) and math.isnan(cell.published_spread) for *_, cell in table.cells())
+    parts = ("", "_low", "_high", "_published", *(("_spread", "_published_spread") if has_spreads else ()))
     out.writerow(["row", "label", *(column.key + part for column in table.columns for part in parts)])
     for row in table.rows:
-        values = [(cell.value, cell.low, cell.high, cell.published) for cell in row.cells]
+        values = [
+            (cell.value, cell.low, cell.high, cell.published, cell.spread, cell.published_spread)[: len(parts)]
+            for cell in row.cells
+        ]
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for cell in values for value in cell]
         out.writerow([row.key, row.label, *numbers])
     return text.getvalue()
@@ -138,12 +154,13 @@ def to_csv(table: Table) -> str:
 
 def _parts(table: Table, cell: Cell, column: Column, best: bool, best_published: bool, bold: str) -> list[str]:
     """Ours (or why not), its interval, the published number; those that are there."""
-    shown = number(cell.value, column) + (table.mark if cell.marked else "") if cell.known else cell.missing
+    mark = table.mark if cell.marked else ""
+    shown = number(cell.value, column) + mark + plus_minus(cell.spread) if cell.known else cell.missing
     found = [bold.format(shown) if best else shown, interval(cell, column) if cell.known else ""]
     if cell.known and cell.coverage < 1 and math.isnan(table.shared_coverage(column.key)):
         found.append(f"{math.floor(100 * cell.coverage)} % measured")
     if cell.has_published:
-        theirs = published_number(cell.published, column)
+        theirs = published_number(cell.published, column) + plus_minus(cell.published_spread)
         found.append(f"({bold.format(theirs)})" if best_published else f"({theirs})")
     return [part for part in found if part]
 
