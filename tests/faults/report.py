@@ -40,7 +40,11 @@ def table(lines: list[dict[str, Any]]) -> str:
 def _how(seen: dict[str, Any]) -> str:
     if seen["wrong"]:
         return "**no**: " + "; ".join(text.splitlines()[0][:80].replace("|", "/") for text in seen["wrong"][:2])
-    return f"same command {seen['again']} more time(s)" if seen["again"] else "by itself"
+    return (
+        ("the same command once more", "the same command twice more")[seen["again"] - 1]
+        if seen["again"]
+        else "by itself"
+    )
 
 
 def main(cells: Path, page: Path) -> None:
