@@ -36,7 +36,11 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/synthesis.py rates
 	$(BIN)/python tests/benchmarks/head.py
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/sweep.py
 	$(BIN)/python tests/benchmarks/metrics.py
+	$(BIN)/python tests/benchmarks/scoring.py
+	$(BIN)/python tests/benchmarks/serving.py
+	$(BIN)/python tests/benchmarks/scaling.py
 
 env: $(READY)
 
