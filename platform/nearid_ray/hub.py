@@ -1,9 +1,11 @@
 """Models from folders and from the Hugging Face hub: which of the two a name means, and what went wrong, in words."""
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nearid_ray.errors import UsageError
 
@@ -69,6 +71,21 @@ def fingerprint(folder: Path, endings: Collection[str] = DECIDING_FILES) -> str:
     return digest.hexdigest()[:16]
 
 
+def read_settings(file: Path, what: str) -> dict[str, Any]:
+    """The JSON object of a model's file; `what` names it in messages.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else.
+    """
+    try:
+        said = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what} cannot be read ({error})") from error
+    if not isinstance(said, dict):
+        raise UsageError(f"{what} holds no settings; expected a JSON object")
+    return said
+
+
 def _add_sample(digest: "hashlib._Hash", file: Path) -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -102,6 +119,8 @@ def in_words(error: BaseException, spec: str) -> str:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if kind is ImportError:
         return f"a package that it needs is not installed here: {first_line}"
+    if "meta tensor" in str(error):
+        return f"its code does not work with this version of transformers; give a newer revision of it. ({first_line})"
     return first_line
 
 

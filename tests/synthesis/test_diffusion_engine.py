@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nearid_ray import hub
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engines import loading, runtime
 from nearid_ray.synthesis.engines.diffusion import DiffusionEngine, DiffusionSettings
@@ -336,24 +335,6 @@ def test_weights_that_are_nowhere_are_refused_before_a_worker_starts(weights, sa
 def test_a_revision_of_a_folder_is_refused(tiny_weights):
     with pytest.raises(UsageError, match="revision is 'main', but weights is a folder; leave it out"):
         SdxlEngine(settings("sdxl", tiny_weights("sdxl"), revision="main")).check()
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("GatedRepoError", "Accept them at https://huggingface.co/own/model, sign in with `hf auth login`"),
-        ("RepositoryNotFoundError", "the hub has no such model, or it is private"),
-        ("RevisionNotFoundError", "no such revision. Give a branch, tag or commit"),
-        ("LocalEntryNotFoundError", "hf download own/model --local-dir FOLDER"),
-    ],
-)
-def test_what_the_hub_answers_is_said_in_words(kind, said):
-    from huggingface_hub import errors
-
-    known = getattr(errors, kind)
-    error = OSError("something long")
-    error.__cause__ = known.__new__(known)  # as the libraries hand it on; its own text needs the hub's response
-    assert said in hub.in_words(error, "own/model")
 
 
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it():

@@ -1,6 +1,5 @@
 """A model's files: those of a folder, or those of a repository on the hub, which are fetched one by one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,16 +45,8 @@ class ModelFiles:
             from nearid_ray.toybox.backbone import weights_folder
 
             return cls(spec=spec, source=str(weights_folder()), local=True, what=what)
-        folder = Path(spec).expanduser()
-        if folder.is_dir():
-            return cls(spec=spec, source=str(folder), local=True, what=what)
-        if folder.exists():
-            raise UsageError(f"{what} {spec} is a file; expected a folder with {EXPECTED_FILES}, or a hub id")
-        if spec.startswith(("/", ".", "~")) or spec.count("/") > 1 or not spec.strip():
-            raise UsageError(
-                f"{what} {spec!r}: there is no such folder; expected one with {EXPECTED_FILES}, "
-                f"a hub id (owner/name) or {TOYBOX_BACKBONE}"
-            )
+        if hub.is_folder(spec, what, EXPECTED_FILES):
+            return cls(spec=spec, source=str(Path(spec).expanduser()), local=True, what=what)
         return cls(spec=spec, source=spec, local=False, revision=revision, what=what)
 
     def path(self, name: str) -> Path | None:
@@ -81,15 +72,7 @@ class ModelFiles:
             UsageError: it could not be fetched, or is no JSON object.
         """
         path = self.path(name)
-        if path is None:
-            return None
-        try:
-            data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.what} {self.spec}: {name} cannot be read ({error})") from error
-        if not isinstance(data, dict):
-            raise UsageError(f"{self.what} {self.spec}: {name} holds no settings; expected a JSON object")
-        return data
+        return None if path is None else hub.read_settings(path, f"{self.what} {self.spec}: {name}")
 
     def load(
         self,
@@ -151,19 +134,10 @@ class ModelFiles:
 
     def not_fetched(self, name: str, error: Exception) -> UsageError:
         """The error of a file that the hub did not give: which, why, and how to get it."""
-        from huggingface_hub.errors import GatedRepoError
-
-        said = f"{self.what} {self.spec} is no folder here, and {name} could not be fetched from the hub"
-        said += f" (revision {self.revision})" if self.revision else ""
-        if any(isinstance(cause, GatedRepoError) for cause in hub.causes(error)):
-            return UsageError(
-                f"{said}: its owner asks for terms to be accepted. Accept them at https://huggingface.co/{self.spec}, "
-                "sign in on this machine with `hf auth login` (or set HF_TOKEN), then run the same command again."
-            )
-        instead = f", or use {TOYBOX_BACKBONE}" if self.what == "backbone" else ""
+        at = f" (revision {self.revision})" if self.revision else ""
         return UsageError(
-            f"{said}: {str(error).splitlines()[0]} Check the name and the connection, or where there is a connection "
-            f"run `hf download {self.spec} --local-dir FOLDER` and give FOLDER ({EXPECTED_FILES}){instead}."
+            f"{self.what} {self.spec} is no folder here, and {name} could not be fetched from the hub{at}: "
+            f"{hub.in_words(error, self.spec)}"
         )
 
 

@@ -1,7 +1,5 @@
 """Rows through an engine: in the plan's batches, judged, and painted again where the gate rejects them."""
 
-import gc
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from nearid_ray.data.difference import background_max_difference
 from nearid_ray.data.images import resize_mask, resize_rgb
+from nearid_ray.gpu_batches import FittingBatches
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.compose import compose
 from nearid_ray.synthesis.engine import SAME_OBJECT, Engine, EngineRequest, EngineResult
@@ -42,48 +41,17 @@ class Painted:
     verdict: str = "none"
 
 
-class Batches:
+class Batches(FittingBatches[EngineRequest, EngineResult | Exception]):
     """Gives rows to one engine in batches, and remembers how many fit the GPU's memory."""
 
     def __init__(self, engine: Engine, tell: Callable[[str], None] | None = None) -> None:
+        super().__init__(self._generate, who=engine.name, tell=tell)
         self.engine = engine
-        self.most: int | None = None
-        """Rows that fit at once, once more of them did not."""
-        self._tell = tell or _tell
 
-    def run(self, requests: Sequence[EngineRequest]) -> list[EngineResult | Exception]:
-        """One result a request. A batch too large for the GPU's memory is halved, and so are all later ones.
-
-        An exception of the engine for a whole batch marks its rows one by one: each is tried alone once.
-        """
-        results: list[EngineResult | Exception] = []
-        while len(results) < len(requests):
-            part = list(requests[len(results) : len(results) + (self.most or len(requests))])
-            made = self._attempt(part)
-            if isinstance(made, list):
-                results += made
-            elif len(part) == 1:
-                results.append(made)
-            elif _out_of_memory(made):
-                self.most = len(part) // 2
-                self._tell(
-                    f"{self.engine.name}: {len(part)} rows do not fit the GPU's memory; this worker goes on with "
-                    f"{self.most} at once"
-                )
-                _free_memory()
-            else:
-                for request in part:
-                    alone = self._attempt([request])
-                    results.append(alone[0] if isinstance(alone, list) else alone)
-        return results
-
-    def _attempt(self, part: list[EngineRequest]) -> list[EngineResult | Exception] | Exception:
-        try:
-            made = self.engine.generate(part)
-        except Exception as error:
-            return error.with_traceback(None)  # its frames would keep the GPU's memory
+    def _generate(self, part: list[EngineRequest]) -> list[EngineResult | Exception]:
+        made = self.engine.generate(part)
         if len(made) != len(part):
-            return RuntimeError(f"{self.engine.name}: {len(part)} rows in, {len(made)} results out")
+            raise RuntimeError(f"{self.engine.name}: {len(part)} rows in, {len(made)} results out")
         return made
 
 
@@ -167,17 +135,3 @@ def _seeded(row: Row, attempt: int) -> EngineRequest:
     if row.request is None:
         raise RuntimeError(f"row {row.row_id} has no pictures")
     return replace(row.request, seed=seed_of(row.row_id, attempt))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch.cuda.OutOfMemoryError, without importing torch here
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        sys.modules["torch"].cuda.empty_cache()
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -1,9 +1,7 @@
 """Synthesis on shards: decode views, let the engine paint, encode. The objects here travel to the workers."""
 
 import copy
-import gc
 import json
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ import pyarrow as pa
 from nearid_ray.data.images import decode_mask, decode_rgb, encode_png
 from nearid_ray.data.pipeline import ShardResult
 from nearid_ray.data.store import Dataset, read_rows
+from nearid_ray.gpu_batches import free_memory
 from nearid_ray.identifiers import seed_of
 from nearid_ray.synthesis.engine import SAME_OBJECT, Engine, EngineRequest
 from nearid_ray.synthesis.gate import Embed, load_embed
@@ -85,9 +84,7 @@ class SynthesisTask:
         """The loaded engine. The one before is let go first: two do not fit a GPU."""
         if self._batches is None or self._hash != settings_hash:
             self._batches = None
-            gc.collect()
-            if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-                sys.modules["torch"].cuda.empty_cache()
+            free_memory()
             engine = copy.copy(self.engines[settings_hash])  # what it loads goes with the copy
             engine.load()
             self._batches, self._hash = Batches(engine), settings_hash

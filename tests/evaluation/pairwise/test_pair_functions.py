@@ -205,7 +205,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_one_pair_that_does_not
     scorer, told = Limited(3), []
     batches = Batches(scorer, told.append)  # type: ignore[arg-type]
     assert len(batches.run(PAIRS * 2)) == 10
-    assert scorer.sizes == [8, 4, 2, 2, 2, 2, 2] and batches.most == 2
+    assert scorer.sizes == [8, 4, 2, 2, 2, 2, 2] and batches.fitting.most == 2
     assert len(told) == 2 and "8 pairs do not fit the GPU's memory; this worker goes on with 4" in told[0]
     (alone,) = Batches(Limited(0), told.append).run(PAIRS[:1])  # type: ignore[arg-type]
     assert alone.error == "OutOfMemoryError: no room"

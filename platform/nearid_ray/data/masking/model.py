@@ -1,7 +1,5 @@
 """Mask models of the Hugging Face hub: found on the driver, loaded on a worker, run in batches."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nearid_ray import hub
 from nearid_ray.data.masking.settings import MaskSettings
 from nearid_ray.errors import UsageError
-from nearid_ray.identifiers import stable_hash
+from nearid_ray.gpu_batches import is_out_of_memory
 
 if TYPE_CHECKING:
     from nearid_ray.models.backbone import PixelSettings
@@ -26,10 +24,6 @@ _WEIGHTS = (
 )
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2
-_DECIDING = (".json", ".py", ".safetensors", ".bin")
-"""Endings of the files of a folder that decide what its model computes."""
-_SAMPLED_BLOCKS = 64
-_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -82,13 +76,9 @@ def find_model(settings: MaskSettings) -> ModelPlace:
     Raises UsageError where there is no such folder or model, the hub cannot be reached, or a folder has no weights.
     """
     spec = settings.model
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        if folder.exists():
-            raise UsageError(f"mask_model {spec} is a file; expected a folder that save_pretrained wrote, or a hub id")
-        if spec.startswith(("/", ".", "~")) or spec.count("/") > 1 or not spec.strip():
-            raise UsageError(f"mask_model {spec!r}: there is no such folder; expected one, or a hub id (owner/name)")
+    if not hub.is_folder(spec, "mask_model", "what save_pretrained writes"):
         return _on_hub(spec, settings.mask_revision)
+    folder = Path(spec).expanduser()
     if settings.mask_revision:
         raise UsageError(
             f"mask_revision is {settings.mask_revision!r}, but mask_model {spec} is a folder; leave it out"
@@ -98,10 +88,8 @@ def find_model(settings: MaskSettings) -> ModelPlace:
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UsageError(f"mask_model {spec}: the weights are missing; expected {_WEIGHTS[0]} beside config.json")
     place = folder.resolve()
-    config = _read(spec, place / "config.json")
-    files = sorted(file for file in place.iterdir() if file.suffix in _DECIDING)
-    said = stable_hash(*(part for file in files for part in (file.name, _sample(file))))
-    return ModelPlace(spec, str(place), True, said, config, _preprocessor(spec, str(place), None))
+    config = _settings(spec, place / "config.json")
+    return ModelPlace(spec, str(place), True, hub.fingerprint(place), config, _preprocessor(spec, str(place), None))
 
 
 def load_weights(model_class: Any, place: ModelPlace, **arguments: Any) -> Any:
@@ -120,7 +108,7 @@ def load_weights(model_class: Any, place: ModelPlace, **arguments: Any) -> Any:
                 **arguments,
             )
     except Exception as error:  # code that comes with a model can raise anything
-        raise UsageError(f"mask_model {place.spec} cannot be loaded: {_in_words(error, place.spec)}") from error
+        raise UsageError(f"mask_model {place.spec} cannot be loaded: {hub.in_words(error, place.spec)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UsageError(
@@ -156,7 +144,7 @@ def in_batches(items: Sequence[T], batch: int, run: Callable[[Sequence[T]], list
         try:
             results += run(part)
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError" or len(part) == 1:
+            if not is_out_of_memory(error) or len(part) == 1:
                 raise
             batch = max(1, len(part) // 2)
     return results
@@ -172,22 +160,10 @@ def _on_hub(spec: str, revision: str) -> ModelPlace:
         where = f" (revision {revision})" if revision else ""
         raise UsageError(
             f"mask_model {spec} is no folder here, and its config.json could not be fetched from the hub{where}: "
-            f"{_in_words(error, spec)}"
+            f"{hub.in_words(error, spec)}"
         ) from error
     commit = extract_commit_hash(file, None) or revision
-    return ModelPlace(spec, spec, False, commit, _read(spec, Path(file)), _preprocessor(spec, spec, commit))
-
-
-def _sample(file: Path) -> str:
-    """A name of a file's size and of blocks all over it: weights that were trained on differ everywhere, and reading
-    gigabytes to name them would take longer than many runs."""
-    digest, size = hashlib.sha256(), file.stat().st_size
-    digest.update(str(size).encode())
-    with file.open("rb") as stream:
-        for block in range(_SAMPLED_BLOCKS):
-            stream.seek(size * block // _SAMPLED_BLOCKS)
-            digest.update(stream.read(_BLOCK_BYTES))
-    return digest.hexdigest()
+    return ModelPlace(spec, spec, False, commit, _settings(spec, Path(file)), _preprocessor(spec, spec, commit))
 
 
 def _preprocessor(spec: str, place: str, revision: str | None) -> dict[str, Any]:
@@ -202,45 +178,12 @@ def _preprocessor(spec: str, place: str, revision: str | None) -> dict[str, Any]
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        said = _read(spec, Path(str(file))) if file else {}
+        said = _settings(spec, Path(str(file))) if file else {}
         said = said.get(inside, {}) if inside else said
         if said:
             return said
     return {}
 
 
-def _read(spec: str, path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"mask_model {spec}: {path.name} cannot be read ({error})") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"mask_model {spec}: {path.name} holds no settings; expected a JSON object")
-    return data
-
-
-def _in_words(error: BaseException, spec: str) -> str:
-    """Why a model could not be had, and what to do."""
-    from huggingface_hub import errors
-
-    chain = list(hub.causes(error))
-    kinds = (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError,
-             errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ImportError)  # fmt: skip
-    kind = next((known for known in kinds if any(isinstance(one, known) for one in chain)), None)
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if kind is errors.GatedRepoError:
-        return "its owners ask for consent. Accept their terms on the model's page and log in (`hf auth login`)."
-    if kind is errors.RepositoryNotFoundError:
-        return "the hub has no such model, or it is private. Check the name, or log in (`hf auth login`)."
-    if kind is errors.RevisionNotFoundError:
-        return "the model has no such revision. Give mask_revision a branch, tag or commit of it."
-    if kind in (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        return (
-            "it is not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set). Where there is a "
-            f"connection run `hf download {spec} --local-dir FOLDER` and give mask_model that folder."
-        )
-    if kind is ImportError:
-        return f"its code needs a package that is not installed here: {first_line}"
-    if "meta tensor" in str(error):
-        return f"its code does not work with this version of transformers; give a newer mask_revision. ({first_line})"
-    return first_line
+def _settings(spec: str, file: Path) -> dict[str, Any]:
+    return hub.read_settings(file, f"mask_model {spec}: {file.name}")

@@ -3,9 +3,7 @@
 Axes: H height, W width, 3 colour channels.
 """
 
-import gc
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nearid_ray.errors import UsageError
+from nearid_ray.gpu_batches import FittingBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +75,9 @@ class Batches:
 
     def __init__(self, scorer: PairScorer, tell: Callable[[str], None] | None = None) -> None:
         self.scorer = scorer
-        self.most = max(1, scorer.batch_size)
-        """Pairs at once; halved whenever so many did not fit."""
-        self._tell = tell or _tell
+        self.fitting = FittingBatches(
+            self._score, max(1, scorer.batch_size), what="pairs", fatal=(UsageError,), tell=tell
+        )
 
     def run(self, pairs: Sequence[Pair]) -> list[Judgement]:
         """One judgement a pair, in order.
@@ -86,46 +85,13 @@ class Batches:
         Raises:
             UsageError: the scorer refuses all pairs, or answers for more or fewer than it was given.
         """
-        results: list[Judgement] = []
-        while len(results) < len(pairs):
-            part = pairs[len(results) : len(results) + self.most]
-            made = self._attempt(part)
-            if isinstance(made, list):
-                results += made
-            elif len(part) == 1:
-                results.append(Judgement(error=f"{type(made).__name__}: {made}"))
-            elif _out_of_memory(made):
-                self.most = len(part) // 2
-                self._tell(f"{len(part)} pairs do not fit the GPU's memory; this worker goes on with {self.most}")
-                _free_memory()
-            else:
-                for pair in part:
-                    alone = self._attempt([pair])
-                    failed = Judgement(error=f"{type(alone).__name__}: {alone}")
-                    results.append(alone[0] if isinstance(alone, list) else failed)
-        return results
+        return [
+            Judgement(error=f"{type(made).__name__}: {made}") if isinstance(made, Exception) else made
+            for made in self.fitting.run(pairs)
+        ]
 
-    def _attempt(self, part: Sequence[Pair]) -> list[Judgement] | Exception:
-        try:
-            made = self.scorer.score(part)
-        except UsageError:
-            raise
-        except Exception as error:
-            return error.with_traceback(None)  # its frames would keep the GPU's memory
+    def _score(self, part: list[Pair]) -> list[Judgement]:
+        made = self.scorer.score(part)
         if len(made) != len(part):
             raise UsageError(f"the scorer gave {len(made)} judgements for {len(part)} pairs; expected one a pair")
         return made
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch's, without importing it where it is not used
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        sys.modules["torch"].cuda.empty_cache()
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

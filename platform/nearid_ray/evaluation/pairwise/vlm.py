@@ -22,6 +22,7 @@ from nearid_ray.evaluation.pairwise.answers import (
     similarity_of,
 )
 from nearid_ray.evaluation.pairwise.scorer import Judgement, Pair
+from nearid_ray.gpu_batches import is_out_of_memory
 from nearid_ray.models.files import ModelFiles
 
 WHAT = "judge"
@@ -221,7 +222,7 @@ class VlmScorer:
                 **({"device_map": {"": device}} if straight else {}),
             )
         except Exception as error:  # of the libraries, of safetensors, of torch
-            if type(error).__name__ == "OutOfMemoryError":
+            if is_out_of_memory(error):
                 said = "it does not fit the memory of one GPU; take a smaller model or a larger GPU"
                 raise UsageError(f"{WHAT} {self.model}: {said}") from error
             raise UsageError(

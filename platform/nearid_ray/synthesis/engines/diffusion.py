@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from PIL import Image
 
 from nearid_ray import hub
 from nearid_ray.errors import UsageError
+from nearid_ray.gpu_batches import is_out_of_memory
 from nearid_ray.synthesis.engine import CONTROL, EngineRequest, EngineResult
 from nearid_ray.synthesis.engines import loading, runtime
 from nearid_ray.synthesis.fit import fitted_size, painting_mask, to_engine, to_view
@@ -177,6 +179,28 @@ class DiffusionEngine(ABC):
         with `images` and, where it has a safety check, `nsfw_content_detected`. What it raises fails the whole batch.
         """
 
+    def inpainting(
+        self,
+        images: list[np.ndarray],
+        masks: list[np.ndarray],
+        requests: Sequence[EngineRequest],
+        generators: "list[torch.Generator]",
+    ) -> dict[str, Any]:
+        """The arguments that diffusers' inpainting pipelines share; of `call`'s."""
+        height, width = images[0].shape[:2]
+        return {
+            "prompt": [request.prompt for request in requests],
+            "image": [Image.fromarray(image) for image in images],
+            "mask_image": [Image.fromarray(mask) for mask in masks],
+            "height": height,
+            "width": width,
+            "strength": self.config.strength,
+            "guidance_scale": self.config.guidance,
+            "num_inference_steps": self.config.steps,
+            "generator": generators,
+            "output_type": "np",
+        }
+
     @property
     def pipeline(self) -> Any:
         """The loaded pipeline."""
@@ -232,7 +256,7 @@ class DiffusionEngine(ABC):
         except UsageError:
             raise
         except Exception as error:  # whatever the libraries raise for weights that are missing or do not fit
-            if type(error).__name__ == "OutOfMemoryError":
+            if is_out_of_memory(error):
                 raise
             said = hub.in_words(error, config.weights)
             raise UsageError(f"{self.name}: {config.weights} cannot be loaded: {said}") from error

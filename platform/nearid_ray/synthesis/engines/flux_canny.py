@@ -70,21 +70,11 @@ class FluxCannyEngine(DiffusionEngine):
         requests: Sequence[EngineRequest],
         generators: "list[torch.Generator]",
     ) -> Any:
-        height, width = images[0].shape[:2]
         low, high = self._thresholds
         with runtime.caching(self.pipeline, self.config):
             return self.pipeline(
-                prompt=[request.prompt for request in requests],
-                image=[Image.fromarray(image) for image in images],
                 control_image=[Image.fromarray(edges(image, low, high)) for image in images],
-                mask_image=[Image.fromarray(mask) for mask in masks],
-                height=height,
-                width=width,
-                strength=self.config.strength,
-                guidance_scale=self.config.guidance,
-                num_inference_steps=self.config.steps,
-                generator=generators,
-                output_type="np",
+                **self.inpainting(images, masks, requests, generators),
             )
 
     @property

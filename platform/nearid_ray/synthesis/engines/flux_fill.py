@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from nearid_ray.errors import UsageError
 from nearid_ray.synthesis.engine import EngineRequest
@@ -66,20 +65,9 @@ class FluxFillEngine(DiffusionEngine):
         strength: float,
     ) -> Any:
         """One pass of the pipeline at a strength; its output with pictures as floats of 0 to 1."""
-        height, width = images[0].shape[:2]
+        arguments = self.inpainting(images, masks, requests, generators) | {"strength": strength}
         with runtime.caching(self.pipeline, self.config):
-            return self.pipeline(
-                prompt=[request.prompt for request in requests],
-                image=[Image.fromarray(image) for image in images],
-                mask_image=[Image.fromarray(mask) for mask in masks],
-                height=height,
-                width=width,
-                strength=strength,
-                guidance_scale=self.config.guidance,
-                num_inference_steps=self.config.steps,
-                generator=generators,
-                output_type="np",
-            )
+            return self.pipeline(**arguments)
 
 
 def refuse_other_input(pipeline: Any, channels: int, name: str, model: str) -> None:

@@ -4,7 +4,6 @@ diffusers and transformers fill tensors that the files lack with random numbers 
 that paints noise for days is the price. Here they are an error.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -71,7 +70,7 @@ def check_part(folder: Path, what: str, *, source: str = "OWNER/NAME") -> None:
         raise UsageError(
             f"{what} {folder.parent}: {folder.name}/{expected} is missing; {_how_to_get(folder.name, source)}"
         )
-    shards = set(_json(indices[0], what).get("weight_map", {}).values())
+    shards = set(hub.read_settings(indices[0], f"{what} {indices[0]}").get("weight_map", {}).values())
     lacking = sorted(shard for shard in shards if not (folder / shard).is_file())
     if lacking:
         raise UsageError(
@@ -207,17 +206,7 @@ def _parts(index: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
 def _index(folder: Path, what: str) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         raise UsageError(f"{what} {folder} has no {INDEX}; expected a folder in diffusers' layout")
-    return _json(folder / INDEX, what)
-
-
-def _json(file: Path, what: str) -> dict[str, Any]:
-    try:
-        said = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{what} {file} cannot be read ({error})") from error
-    if not isinstance(said, dict):
-        raise UsageError(f"{what} {file} holds no settings; expected a JSON object")
-    return said
+    return hub.read_settings(folder / INDEX, f"{what} {folder / INDEX}")
 
 
 def _how_to_get(part: str, source: str) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from nearid_ray.synthesis.engine import EngineRequest
 from nearid_ray.synthesis.engines.diffusion import DiffusionEngine, DiffusionSettings
@@ -53,17 +52,7 @@ class SdxlEngine(DiffusionEngine):
         requests: Sequence[EngineRequest],
         generators: "list[torch.Generator]",
     ) -> Any:
-        height, width = images[0].shape[:2]
         return self.pipeline(
-            prompt=[request.prompt for request in requests],
             negative_prompt=[request.negative_prompt for request in requests],
-            image=[Image.fromarray(image) for image in images],
-            mask_image=[Image.fromarray(mask) for mask in masks],
-            height=height,
-            width=width,
-            strength=self.config.strength,
-            guidance_scale=self.config.guidance,
-            num_inference_steps=self.config.steps,
-            generator=generators,
-            output_type="np",
+            **self.inpainting(images, masks, requests, generators),
         )
