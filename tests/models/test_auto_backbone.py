@@ -205,7 +205,7 @@ def of_varying_shape(folder: Path) -> None:
         (masked_at_random, "is a vit_mae model whose embedding of one picture is another each time"),
         (vit(num_hidden_layers=3), "its weights lack .* tensor"),
         (vit(model_type="mine", auto_map={"AutoModel": "m.M"}), "Python code of its own.*--trust-remote-code"),
-        (vit(model_type="mine"), "is a mine model, which this version of transformers does not know"),
+        (vit(model_type="mine"), "is a mine model, which AutoModel of this version of transformers does not load"),
         (without_weights, "its weights cannot be read"),
         (of_varying_shape, "its preprocessor cannot be used: it gives pictures of"),
     ],

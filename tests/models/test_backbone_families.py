@@ -290,7 +290,7 @@ def spoilt(folder: Path, **changes: Any) -> None:
         ("dinov2", lambda f: write_processor(f, size={"height": 30, "width": 30}), "30 px is no multiple of its patch"),
         ("dinov3", lambda f: (f / "model.safetensors").unlink(), "its weights cannot be read.*model.safetensors"),
         ("dinov2", lambda f: spoilt(f, num_hidden_layers=3), "its weights lack .* tensor.*encoder.layer.2"),
-        ("dinov3", lambda f: spoilt(f, model_type="dinov9"), "dinov9 model, which this version of transformers"),
+        ("dinov3", lambda f: spoilt(f, model_type="dinov9"), "dinov9 model, which AutoModel of this version"),
         ("clip", lambda f: spoilt(f, model_type="siglip2"), "NaFlex"),
     ],
 )

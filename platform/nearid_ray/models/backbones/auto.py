@@ -147,7 +147,10 @@ def _check_known(files: ModelFiles, config: Mapping[str, Any], kind: str, truste
             f"{files.what} {files.spec} is a {kind} model that brings Python code of its own, which is run only where "
             "it is trusted: it can do anything to this machine. Read it, then give --trust-remote-code"
         )
-    raise UsageError(f"{files.what} {files.spec} is a {kind} model, which this version of transformers does not know")
+    raise UsageError(
+        f"{files.what} {files.spec} is a {kind} model, which AutoModel of this version of transformers does not load; "
+        "expected one that reads pictures"
+    )
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from nearid_ray.models.backbones.tower import ClsPooling, Tower, check_square
+from nearid_ray.models.backbones.tower import ARCHITECTURE, ClsPooling, Tower, check_square
 from nearid_ray.models.files import ModelFiles
 from nearid_ray.models.pixels import CLIP, read_pixel_settings
 
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
 MODEL_TYPES = ("clip", "clip_vision_model")
-ARCHITECTURE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
 _PROJECTION = "visual_projection.weight"
 
 

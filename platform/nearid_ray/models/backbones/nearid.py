@@ -12,13 +12,13 @@ from torch import Tensor
 
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbones import siglip
-from nearid_ray.models.backbones.tower import Tower
+from nearid_ray.models.backbones.tower import ARCHITECTURE, Tower
 from nearid_ray.models.files import ModelFiles
 
 MODEL_TYPES = ("nearid",)
 WEIGHTS_FILE = "model.safetensors"
 PREFIX = "backbone.vision_model."
-VISION_FIELDS = (*siglip.ARCHITECTURE, "attention_dropout")
+VISION_FIELDS = (*ARCHITECTURE, "attention_dropout")
 """What `vision_config` holds."""
 
 _PREFIXES = (PREFIX, "backbone.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nearid_ray.errors import UsageError
-from nearid_ray.models.backbones.tower import Tower, check_square
+from nearid_ray.models.backbones.tower import ARCHITECTURE, Tower, check_square
 from nearid_ray.models.files import ModelFiles
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.models.pixels import SIGLIP, PixelSettings, read_pixel_settings
@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from transformers import SiglipVisionModel
 
 MODEL_TYPES = ("siglip", "siglip_vision_model")
-ARCHITECTURE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
 ACTIVATION = "gelu_pytorch_tanh"
 
 

@@ -15,6 +15,19 @@ from nearid_ray.models.pixels import PixelSettings
 
 Pooling = Literal["attention", "cls"]
 
+ARCHITECTURE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
+"""The values of a vision transformer's config that decide what its weights compute."""
+
 
 @dataclass(kw_only=True)
 class Tower:
