@@ -178,6 +178,7 @@ def tracked(
     tracker.tags({"job": job, "output": output.uri, "nearid_ray": __version__, **code_version(), **_named(inputs)})
     if job_id := submission_id():
         tracker.tags({"ray_job": job_id})
+        print(f"{job}: MLflow run {tracker.run_id} at {without_password(uri)}", flush=True)
         annotate({"mlflow_run": tracker.run_id, "mlflow_uri": without_password(uri), "output": output.uri})
     try:
         yield tracker
@@ -240,11 +241,16 @@ def _open(uri: str, experiment: str) -> tuple[Any, str]:
     """(client, the experiment's id); both are made where they are not there yet."""
     # Two jobs that create the tables of one database at once fail.
     with machine_lock(uri) if uri.startswith("sqlite:") else nullcontext():
-        client = _client(uri)
+        client = open_client(uri)
         return client, _experiment(client, experiment, uri)
 
 
-def _client(uri: str) -> Any:
+def open_client(uri: str) -> Any:
+    """An `MlflowClient` of a store, without MLflow's notices; a missing folder of a database is made.
+
+    Raises:
+        UsageError: a server does not answer.
+    """
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # its import sets its own levels

@@ -1,6 +1,5 @@
 """The compare job: runs side by side, from MLflow or from their output folders."""
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from nearid_ray.comparing.runs import find_runs
 from nearid_ray.comparing.show import csv_rows, markdown, page, text
 from nearid_ray.data.store import locate
 from nearid_ray.errors import UsageError
+from nearid_ray.tracking import open_client, without_password
 
 _STORES = ("mlflow.db", "runs/mlflow.db", "runs/demo/mlflow.db")
 
@@ -75,16 +75,13 @@ def _store(settings: Compare) -> tuple[Any, list[str]]:
         uri = f"sqlite:///{usual[0].absolute()}"
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise UsageError(f"tracking_uri is {uri}; there is no such database")
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = open_client(uri)
         known = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
     except MlflowException as error:
-        raise UsageError(f"the MLflow store {uri} cannot be read: {error.message}") from error
+        raise UsageError(f"the MLflow store {without_password(uri)} cannot be read: {error.message}") from error
     unknown = sorted(set(settings.experiments) - set(known))
     if unknown:
         raise UsageError(f"experiments has {', '.join(unknown)}; the store has {', '.join(known)}")
