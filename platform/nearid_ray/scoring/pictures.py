@@ -93,7 +93,7 @@ def read_foreground(image: Any, mask: Any, place: int = 0) -> NDArray[np.uint8]:
     """
     pixels_HW3 = read_picture(image, place)
     if isinstance(mask, np.ndarray):
-        mask_HW = mask if mask.ndim == 2 else mask.reshape(*mask.shape[:2], -1).any(axis=2)
+        mask_HW: np.ndarray = mask if mask.ndim == 2 else np.any(mask.reshape(*mask.shape[:2], -1), axis=2)
     else:
         mask_HW = _decoded(mask, place, decode_mask, mask_of)
     if mask_HW.shape != pixels_HW3.shape[:2]:
