@@ -1,5 +1,7 @@
 """What must hold before a job writes on a cluster."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,50 @@ def test_a_relative_output_is_refused_inside_a_submitted_job_alone(tmp_path, mon
     with pytest.raises(UsageError, match="runs/x is a relative path"):
         cluster.output_location("runs/x")
     assert cluster.output_location("/data/x").path == "/data/x"
+
+
+@pytest.fixture
+def web_server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_where_no_head_answers_is_refused_at_once(web_server, monkeypatch):
+    for address, told in [
+        ("127.0.0.1:1", "no Ray cluster answers"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+        (f"127.0.0.1:{web_server}", "something else answers"),
+        (f"http://127.0.0.1:{web_server}", "a job server: hand the job to it with `ray job submit"),
+    ]:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UsageError, match=told), cluster.ray_session():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "cause", "told"),
+    [
+        ("disabled", "Unauthenticated", "RAY_AUTH_MODE is disabled: it came without a token"),
+        ("token", "Unauthenticated", "the token of /keys/mine.*what `ray get-auth-token` prints on its head"),
+        ("token", "Version mismatch: Ray: 1 and 2", "install the same .* Version mismatch: Ray: 1 and 2"),
+    ],
+)
+def test_a_cluster_that_does_not_let_the_job_in_is_told_in_words(mode, cause, told, monkeypatch):
+    monkeypatch.setattr(cluster, "_check_address", lambda address: None)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/keys/mine")
+    with pytest.raises(UsageError, match=told), cluster._joining("10.0.0.1:6379"):
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379") from RuntimeError(cause)
+
+
+def test_an_error_of_ray_that_is_no_refusal_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(cluster, "_check_address", lambda address: None)
+    with pytest.raises(RuntimeError, match="a bug"), cluster._joining("10.0.0.1:6379"):
+        raise RuntimeError("a bug")
 
 
 def test_the_session_of_a_job_is_the_one_that_is_there(ray_session):

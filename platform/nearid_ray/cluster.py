@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nearid_ray.data import s3
@@ -46,8 +47,8 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         modules = [str(_SOURCE_ROOT / "nearid_ray"), str(_schemas_root() / "schemas")]
-        _check_address(os.environ["RAY_ADDRESS"])
-        ray.init(runtime_env={"py_modules": modules}, **quiet)
+        with _joining(os.environ["RAY_ADDRESS"]):
+            ray.init(runtime_env={"py_modules": modules}, **quiet)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -131,18 +132,79 @@ def told_to_end(tell: Callable[[], None]) -> Iterator[None]:
         raise Terminated
 
 
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What an HTTP/2 client (gRPC, which Ray speaks) says first: the preface and empty settings."""
+_SETTINGS_FRAME = 4
+"""The kind of the frame that an HTTP/2 server answers with."""
+
+
+@contextmanager
+def _joining(address: str) -> Iterator[None]:
+    """Around joining the cluster at `address`: what Ray refuses comes as UsageError with what to do."""
+    _check_address(address)
+    try:
+        yield
+    except AuthenticationError as error:
+        raise UsageError(f"RAY_ADDRESS is {address}: {error}") from error
+    except (ConnectionError, RuntimeError) as error:
+        cause = str(error.__cause__ or error)
+        if "Version mismatch" in cause:
+            raise UsageError(
+                f"RAY_ADDRESS is {address}, a cluster of other versions than this machine's; install the same "
+                f"(constraints.txt names them), or submit the job (`ray job submit`). {cause}"
+            ) from error
+        if "ailed to connect" not in str(error):
+            raise
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, where a server answers that does not let this client in ({_authentication()}). "
+            "Most likely the cluster has another token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with what "
+            "`ray get-auth-token` prints on its head; or the port is not that of the head (6379 unless changed)"
+        ) from error
+
+
+def _authentication() -> str:
+    """How this process shows who it is, without the token."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        return f"RAY_AUTH_MODE is {mode}: it came without a token"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "it came with the token of RAY_AUTH_TOKEN"
+    return f"it came with the token of {os.environ.get('RAY_AUTH_TOKEN_PATH') or '~/.ray/auth_token'}"
+
+
 def _check_address(address: str) -> None:
     """Say at once that no cluster answers at RAY_ADDRESS; Ray would try for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, a job server: hand the job to it with `ray job submit --runtime-env "
+            "jobs/runtime_env.yaml --working-dir . -- python jobs/...`, or give the head's HOST:6379"
+        )
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return  # auto, local: Ray finds it, or says so itself
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S) as server:
+            answer = _greeted(server)
+    except (OSError, OverflowError) as error:
         raise UsageError(
             f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); correct it, or unset it to work on "
             "this machine alone"
         ) from error
+    if answer is not None and answer[3:4] != bytes([_SETTINGS_FRAME]):
+        kind = "an HTTP server, as the dashboard is" if answer.startswith(b"HTTP") else "no Ray head"
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, where something else answers ({kind}); give the port of the head (6379 unless "
+            "changed), or `ray job submit --address http://HOST:8265` for the job server"
+        )
+
+
+def _greeted(server: socket.socket) -> bytes | None:
+    """The first bytes of the answer to a gRPC client; None where they would be encrypted."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return None
+    server.settimeout(_ANSWER_S)
+    server.sendall(_HELLO)
+    return server.recv(9)
 
 
 def resources() -> tuple[float, float]:

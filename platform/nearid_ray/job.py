@@ -31,12 +31,10 @@ def main(job: Callable[[Sequence[str]], int]) -> None:
     except (UsageError, StoreError) as error:
         print(f"error: {_told(str(error))}", file=sys.stderr)
         code = MISUSED if isinstance(error, UsageError) else FAILED
-    except Terminated:
-        print("terminated; run the same command again to go on", file=sys.stderr)
-        code = TERMINATED
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        code = INTERRUPTED
+        # Some libraries (Ray Tune) end with an interrupt of their own after SIGTERM.
+        word, code = ("terminated", TERMINATED) if Terminated.received else ("interrupted", INTERRUPTED)
+        print(f"{word}; run the same command again to go on", file=sys.stderr)
     except Exception as error:
         code = FAILED
         # A worker's error comes wrapped in what Ray says of it, as text.
