@@ -127,6 +127,12 @@ def test_queries_are_files_folders_tables_and_datasets(photos, tuples, tmp_path)
         find_queries([str(tmp_path / "empty")], ["view"])
 
 
+def test_a_function_of_the_working_directory_is_known_to_workers_by_its_absolute_file(functions, monkeypatch):
+    monkeypatch.chdir(functions.parent)
+    (scorer,) = known_scorers({"mine": f"{functions.name}:mean"})
+    assert scorer.spec == f"{functions.resolve()}:mean"
+
+
 def test_scorers_are_named_once():
     with pytest.raises(UsageError, match="the name 'a' stands for x already"):
         named_scorers(["a=x", "a=y"])

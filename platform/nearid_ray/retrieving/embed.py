@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -90,11 +89,11 @@ def known_scorers(specs: Mapping[str, str]) -> list[NamedScorer]:
         UsageError: a spec names nothing that can be loaded.
     """
     import nearid_ray
+    from nearid_ray.scoring.scorer import everywhere
 
     found = []
     for name, spec in specs.items():
-        place = Path(spec).expanduser()
-        spec = str(place.resolve()) if "://" not in spec and place.exists() else spec
+        spec = everywhere(spec)
         scorer = nearid_ray.load(spec, device="cpu", name=name)
         found.append(NamedScorer(name=name, spec=spec, fingerprint=scorer.fingerprint))
     return found
