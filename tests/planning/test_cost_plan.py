@@ -7,7 +7,8 @@ from nearid_ray.data.store import Dataset, parquet_bytes
 from nearid_ray.errors import UsageError
 from nearid_ray.models.backbone import load_backbone
 from nearid_ray.planning.hardware import GPUS
-from nearid_ray.planning.plan import PlanSettings, make_cost_plan
+from nearid_ray.planning.plan import make_cost_plan
+from nearid_ray.planning.settings import PlanSettings
 from nearid_ray.planning.text import as_markdown, as_text
 from nearid_ray.planning.work import BACKBONES, SO400M, engine_flops
 from nearid_ray.presets import PLAN

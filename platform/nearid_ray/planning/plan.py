@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from nearid_ray.errors import UsageError
 from nearid_ray.planning.hardware import TERA, Gpu, gpu_named
 from nearid_ray.planning.measured import Measured, read_measured
+from nearid_ray.planning.settings import PlanSettings
 from nearid_ray.planning.work import BACKBONES, BackboneSize, engine_flops
-from nearid_ray.presets import TRAINING_ENGINES
 from nearid_ray.training.losses import OBJECTIVE_NAMES
 
 GIB = 2**30
-HEADLINE_ENGINES = (*TRAINING_ENGINES, "powerpaint-512", "sdxl-512", "sdxl-1024")
-"""The seven configurations of the published data set."""
 _VIEW_BYTES = 0.45e6
 """A 512 px photograph, losslessly encoded, with its mask."""
 _DISTRACTOR_BYTES = 0.45e6
@@ -24,89 +22,6 @@ _A100_TFLOPS = 312.0
 _MTG_REPEATS = 4
 _ALPHAS, _BETAS, _OTHER_DATA = 6, 4, 3
 """Rows of tables 8, 9 and 6; one row of 9 stands in 8, one of 8 in 3."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSettings:
-    """Size of the data, kind of the machines, and what is assumed where nothing was measured."""
-
-    identities: int = 19_386
-    """Identities; 1 or more."""
-    views: int = 45_215
-    """Views of all identities together; at least two an identity."""
-    test_identities: int = 500
-    """Of these, identities that are measured."""
-    engines: tuple[str, ...] = HEADLINE_ENGINES
-    """Engine configurations; each paints one distractor into each view."""
-    train_engines: tuple[str, ...] = TRAINING_ENGINES
-    """Of these, the engines whose distractors are embedded for training."""
-    mtg_samples: int = 5_600
-    """Samples of Mind-the-Glitch beside them, two views and two distractors each; 0 for none."""
-    backbone: str = "google/siglip2-so400m-patch14-384"
-    """Backbone; for one that is not known give its size by the next four."""
-    parameters: int | None = None
-    """The backbone's parameters without its head."""
-    layers: int | None = None
-    """Its layers."""
-    tokens: int | None = None
-    """Tokens of a picture."""
-    width: int | None = None
-    """Width of a token."""
-    draws: int = 1
-    """Augmented draws of every training picture in the token cache; 1 or more."""
-    global_batch: int = 128
-    """Samples of a training step."""
-    epochs: int = 11
-    """Epochs of a training."""
-    judge: bool = False
-    """Count the VLM judge on every engine too."""
-    gpu: str = "a100-80"
-    """Kind of GPU, by name."""
-    gpus: int = 8
-    """Number of GPUs that synthesis and embedding may use at once; training of one head counts with one."""
-    gpu_tflops: float | None = None
-    """Its dense bf16 matrix products, 10^12 operations a second, where it is not the listed one."""
-    price_per_gpu_hour: float | None = None
-    """US dollars; by default the listed price of the GPU, which is an assumption."""
-    utilisation: float = 0.35
-    """Share of the matrix-product peak that models reach; above 0, at most 1. Assumed."""
-    read_gib_s: float = 1.0
-    """GiB of tokens a second that one training worker reads from its disk. Assumed."""
-    storage_usd_gib_month: float = 0.023
-    """Price of keeping a GiB for a month."""
-    months: float = 1.0
-    """How long the outputs are kept."""
-    measured: tuple[str, ...] = ()
-    """STAGE=FOLDER: outputs of jobs that ran on one such GPU a worker (ingest, synthesize, embed, train); their rows a
-    second and bytes a row take the place of assumptions."""
-
-    def __post_init__(self) -> None:
-        for name in ("identities", "test_identities", "draws", "global_batch", "epochs", "gpus"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.views < 2 * self.identities:
-            raise ValueError(
-                f"views is {self.views} for {self.identities} identities; expected at least two an identity, "
-                f"{2 * self.identities}"
-            )
-        if self.test_identities > self.identities:
-            raise ValueError(f"test_identities is {self.test_identities} of {self.identities} identities")
-        if not self.engines:
-            raise ValueError("engines is empty; expected at least one engine configuration")
-        if unknown := sorted(set(self.train_engines) - set(self.engines)):
-            raise ValueError(f"train_engines has {', '.join(unknown)}, not among engines: {', '.join(self.engines)}")
-        if self.mtg_samples < 0:
-            raise ValueError(f"mtg_samples is {self.mtg_samples}; expected 0 or more")
-        if not 0 < self.utilisation <= 1:
-            raise ValueError(f"utilisation is {self.utilisation}; expected a share above 0, at most 1")
-        for name in ("read_gib_s", "gpu_tflops"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; expected a number above 0")
-        for name in ("price_per_gpu_hour", "storage_usd_gib_month", "months"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} is {value}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

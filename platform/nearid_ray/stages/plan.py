@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nearid_ray.data.store import locate
-from nearid_ray.planning.plan import CostPlan, PlanSettings, make_cost_plan
+from nearid_ray.planning.plan import CostPlan, make_cost_plan
+from nearid_ray.planning.settings import PlanSettings
 from nearid_ray.planning.text import as_markdown, as_text
 from nearid_ray.settings import dump_json
 
