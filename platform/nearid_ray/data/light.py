@@ -13,11 +13,6 @@ _AHEAD = 8
 """Shards read at the same time: on S3 a small read waits for the network most of the time."""
 
 
-def light_columns(schema: pa.Schema) -> list[str]:
-    """Names of the columns without pictures and vectors; a dot reaches into the structs of a list column."""
-    return [name for name, kind in flat_columns(schema) if not kind.equals(IMAGE) and not pa.types.is_list(kind)]
-
-
 def picture_columns(schema: pa.Schema) -> list[str]:
     """Names of the columns that hold pictures; a dot reaches into the structs of a list column."""
     return [name for name, kind in flat_columns(schema) if kind.equals(IMAGE)]

@@ -32,7 +32,7 @@ from nearid_ray.evaluation.groups import PART_LEVEL
 from nearid_ray.evaluation.inputs import Given, of_scorers, read_given, refuse_mixture, refuse_same_names
 from nearid_ray.evaluation.measures import MEASURES_FILE, NEARID, Measure, headline, read_measures, write_measures
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, PairPlan, plan_pairs
-from nearid_ray.evaluation.similarities import CONDITIONS, margin_records, similarity_records
+from nearid_ray.evaluation.similarities import CONDITIONS, check_pairing, margin_records, similarity_records
 from nearid_ray.evaluation.summary import (
     MetricsRow,
     control_measures,
@@ -44,7 +44,7 @@ from nearid_ray.evaluation.summary import (
 )
 from nearid_ray.identifiers import content_hash, settings_digest
 from nearid_ray.settings import build, dump_json, to_dict
-from schemas import EMBEDDINGS, MARGINS, SIMILARITIES, SPLITS
+from schemas import EMBEDDINGS, MARGINS, SIMILARITIES
 
 FROZEN = "frozen"
 """Scorer name of the backbone's own pooling."""
@@ -75,12 +75,7 @@ class EvaluateSettings:
     """Seed of random pairs and resamples."""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
-        if not self.conditions or set(self.conditions) - set(CONDITIONS):
-            raise ValueError(f"conditions is {self.conditions}; expected some of {', '.join(CONDITIONS)}")
-        if self.random_views < 0:
-            raise ValueError(f"random_views is {self.random_views}; expected 0 or more")
+        check_pairing(self.split, self.conditions, self.random_views)
         if self.resamples < 1:
             raise ValueError(f"resamples is {self.resamples}; expected 1 or more")
         if not 0 < self.confidence < 1:

@@ -5,6 +5,8 @@ Axes: N images, D embedding width, P pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,13 +14,23 @@ from numpy.typing import NDArray
 
 from nearid_ray.evaluation.margins import TrialCounts, count_trials, margins
 from nearid_ray.evaluation.pairs import PairPlan
-from schemas import MARGINS, SIMILARITIES
+from schemas import MARGINS, SIMILARITIES, SPLITS
 
 CONDITIONS = ("full", "foreground")
 """The picture as it is, and the picture with its background blacked out."""
 
 # Pairs are multiplied in blocks of about this many numbers (64 MB of float64).
 _BLOCK_NUMBERS = 8_000_000
+
+
+def check_pairing(split: str, conditions: Sequence[str], random_views: int) -> None:
+    """ValueError where settings name a split or condition that there is not, or a negative number of random views."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if not conditions or set(conditions) - set(CONDITIONS):
+        raise ValueError(f"conditions is {tuple(conditions)}; expected some of {', '.join(CONDITIONS)}")
+    if random_views < 0:
+        raise ValueError(f"random_views is {random_views}; expected 0 or more")
 
 
 def pair_similarity(embedding_ND: NDArray[np.floating], plan: PairPlan) -> NDArray[np.float64]:

@@ -192,21 +192,10 @@ def paper_steps(data: PaperData, output: Location, run: RunSettings, tracking: T
 def control_steps(output: Location, run: RunSettings, tracking: TrackingSettings) -> list[Step]:
     """The test views of the toybox once more with another identity's object, and as a control with their own."""
     tuples, distractors, tokens = (output.child(n).uri for n in ("tuples", "control-distractors", "control-tokens"))
-    synthesize = Synthesize(
-        tuples=tuples,
-        output=distractors,
-        synthesis=SynthesisSettings(engines=("exemplar",), control=True, splits=("test",)),
-        run=run,
-        tracking=tracking,
-    )
-    embed = Embed(
-        tuples=tuples,
-        distractors=distractors,
-        output=tokens,
-        embedding=EmbedSettings(augmented_splits=(), clean_splits=("test",), controls=True),
-        run=run,
-        tracking=tracking,
-    )
+    painted = SynthesisSettings(engines=("exemplar",), control=True, splits=("test",))
+    embedded = EmbedSettings(augmented_splits=(), clean_splits=("test",), controls=True)
+    synthesize = Synthesize(tuples=tuples, output=distractors, synthesis=painted, run=run, tracking=tracking)
+    embed = Embed(tuples=tuples, distractors=distractors, output=tokens, embedding=embedded, run=run, tracking=tracking)
     return [
         _step("synthesize controls", ["synthesize.py"], synthesize, "two pictures a test view", run_synthesize),
         _step("embed controls", ["embed.py"], embed, "six items a test view", run_embed),
@@ -218,22 +207,11 @@ def photo_steps(
 ) -> list[Step]:
     """Photos with distractors by the exemplar engine and their controls, embedded."""
     tuples, distractors, tokens = (output.child(f"photos-{n}").uri for n in ("tuples", "distractors", "tokens"))
+    painted = SynthesisSettings(engines=("exemplar",), control=True)
+    embedded = EmbedSettings(backbone=backbone, controls=True)
     ingest = IngestPhotos(output=tuples, source=photos, run=run, tracking=tracking)
-    synthesize = Synthesize(
-        tuples=tuples,
-        output=distractors,
-        synthesis=SynthesisSettings(engines=("exemplar",), control=True),
-        run=run,
-        tracking=tracking,
-    )
-    embed = Embed(
-        tuples=tuples,
-        distractors=distractors,
-        output=tokens,
-        embedding=EmbedSettings(backbone=backbone, controls=True),
-        run=run,
-        tracking=tracking,
-    )
+    synthesize = Synthesize(tuples=tuples, output=distractors, synthesis=painted, run=run, tracking=tracking)
+    embed = Embed(tuples=tuples, distractors=distractors, output=tokens, embedding=embedded, run=run, tracking=tracking)
     return [
         _step("ingest photos", ["ingest.py", "photos"], ingest, "every picture in the folders", run_ingest),
         _step("synthesize photos", ["synthesize.py"], synthesize, "two pictures a view", run_synthesize),

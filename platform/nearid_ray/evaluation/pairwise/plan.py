@@ -14,9 +14,9 @@ from nearid_ray.embedding.pictures import PLACES
 from nearid_ray.embedding.plan import EmbedSettings, plan_embed
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, plan_pairs
-from nearid_ray.evaluation.similarities import CONDITIONS
+from nearid_ray.evaluation.similarities import CONDITIONS, check_pairing
 from nearid_ray.identifiers import stable_hash
-from schemas import SIMILARITIES, SPLITS
+from schemas import SIMILARITIES
 
 SIDES = ("first", "second")
 SIDE_COLUMNS = ("row_id", *PLACES)
@@ -50,12 +50,7 @@ class PairSettings:
     """Look at artefact controls too (engines that end in -control)."""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
-        if not self.conditions or set(self.conditions) - set(CONDITIONS):
-            raise ValueError(f"conditions is {self.conditions}; expected some of {', '.join(CONDITIONS)}")
-        if self.random_views < 0:
-            raise ValueError(f"random_views is {self.random_views}; expected 0 or more")
+        check_pairing(self.split, self.conditions, self.random_views)
         for name in ("max_identities", "max_pairs"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")

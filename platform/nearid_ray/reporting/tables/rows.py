@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from nearid_ray.reporting.tables.measured import SCORER_ROWS, scorer_row
+from nearid_ray.reporting.tables.measured import scorer_row
 
 DREAMBENCH = "dreambench-plus"
 """Benchmark of how scorers agree with people."""
@@ -129,11 +129,6 @@ def scorers_of(table: str, scorers: Sequence[str], given: Mapping[str, str] | No
     if table in ("table8", "table9"):
         others.sort(key=float)
     return {row: found[row] for row in (*known, *others)}
-
-
-def knows_scorer(row: str) -> bool:
-    """Whether a row's name is one that the tables of scorers have."""
-    return row in {name for _, name in SCORER_ROWS}
 
 
 def _objective(scorer: str) -> tuple[str, float | None]:
