@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nearid_ray.data.pipeline import RunSettings, ShardResult, run_plan, run_shard
+from nearid_ray.data.pipeline import Begun, RunSettings, ShardResult, run_plan, run_shard
 from nearid_ray.data.plan import Plan, make_plan
 from nearid_ray.data.store import Dataset
-from nearid_ray.errors import UsageError
+from nearid_ray.errors import StoreError, UsageError
 
 ROWS = 60
 
@@ -126,3 +126,16 @@ def test_a_pool_that_does_not_fit_is_refused_with_the_arithmetic(ray_session, tm
 def test_run_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RunSettings(**wrong)
+
+
+def test_work_at_which_processes_die_again_and_again_is_not_begun_for_ever(ray_session):
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    with Begun("a-run", "/data/set", most=3) as begun:
+        for _ in range(3):
+            begun.count("model", "000-000001")
+        begun.count("model", "000-000002")
+        begun.count("writing", "000-000001")
+        with pytest.raises(StoreError, match=r"/data/set: processes died 3 times at the model of shard 000-000001"):
+            begun.count("model", "000-000001")
+    assert _internal_kv_list("nearid-begun/") == []

@@ -7,8 +7,9 @@ without GPUs one worker does all three, which saves moving the pictures between 
 
 import pickle
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from nearid_ray import cluster
 from nearid_ray.data.plan import Plan
@@ -24,8 +26,9 @@ from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.watching import ModelShare, Watchdog, count_rows, device_name, progress, traced
 from schemas import TABLES
 
-_DEATHS = 4
-"""So often a process may die at a shard (killed nodes count too) before the job ends; Ray Data would try for ever."""
+_DEATHS = 6
+"""So often processes may die at a piece of work, or their nodes, before the job ends; Ray Data would try for ever. Its
+own limits on retries do not serve: each try to reach a process on a dead node counts there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,14 +182,13 @@ def _run_on_ray(
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset: Any = ray.data.from_arrow(list(shards))
     cpus, uri = settings.cpus_per_worker, output.location.uri
-    constructed = (task, uri, title, settings.profile)
-    arguments: dict[str, Any] = {"fn_constructor_args": constructed, "max_task_retries": _DEATHS - 1}
+    begun = Begun(uuid.uuid4().hex, uri)
+    arguments: dict[str, Any] = {"fn_constructor_args": (task, uri, title, settings.profile, begun)}
     if gpus:
         packed = whole | {"batch_size": 1}  # a packed shard is one row
-        beside: dict[str, Any] = {"num_cpus": 1, "max_retries": _DEATHS - 1}
-        dataset = dataset.map_batches(_prepare, fn_args=(task,), **beside, **whole)
+        dataset = dataset.map_batches(_prepare, fn_args=(task, begun), num_cpus=1, **whole)
         dataset = dataset.map_batches(_Compute, compute=pool, num_cpus=cpus, num_gpus=gpus, **arguments, **packed)
-        dataset = dataset.map_batches(_finish, fn_args=(task, uri, title), **beside, **packed)
+        dataset = dataset.map_batches(_finish, fn_args=(task, uri, title, begun), num_cpus=1, **packed)
     else:
         dataset = dataset.map_batches(_WholeShard, compute=pool, num_cpus=cpus, **arguments, **whole)
     records = []
@@ -194,7 +196,7 @@ def _run_on_ray(
     total = sum(map(output_rows, shards))
     wanted = f"{workers} worker(s) of {cpus:g} CPU and {gpus:g} GPU"
     with (
-        _deaths_in_words(output),
+        begun,
         Watchdog(title, wanted=wanted) as watchdog,
         progress(total, title) as bar,
     ):
@@ -208,28 +210,45 @@ def _run_on_ray(
     return records
 
 
-@contextmanager
-def _deaths_in_words(output: Dataset) -> Iterator[None]:
-    """What it means that processes died at their work, again and again."""
-    try:
-        yield
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        missing = output.missing_shards()
-        raise StoreError(
-            f"{output.location.uri}: processes died {_DEATHS} times at one piece of work, one of the shards "
-            f"{', '.join(missing[:8])}{' ...' if missing[8:] else ''}. The same command goes on. If it ends so again, "
-            "too little memory is likely (lower workers or the rows of a shard), or a picture that crashes its reader "
-            f"(plan/*.parquet in the output names each shard's rows). Ray says: {str(error).splitlines()[0]}"
-        ) from error
+class Begun:
+    """Counts how often each piece of work is begun, so that one which kills its process does not do so for ever.
+
+    The counts lie in the cluster's key-value store for the time of the block.
+    """
+
+    def __init__(self, run: str, uri: str, most: int = _DEATHS) -> None:
+        self._prefix, self._uri, self._most = f"nearid-begun/{run}/", uri, most
+
+    def __enter__(self) -> "Begun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):  # a cluster that is gone has no counts to remove
+            _internal_kv_del(self._prefix, del_by_prefix=True)
+
+    def count(self, step: str, shard: str) -> None:
+        """A process begins a shard; StoreError where too many have died at it."""
+        key = f"{self._prefix}{step}/{shard}"
+        before = int(_internal_kv_get(key) or 0)
+        if before >= self._most:
+            raise StoreError(
+                f"{self._uri}: processes died {before} times at the {step} of shard {shard}. The same command goes on. "
+                "If it ends so again, too little memory is likely (lower workers or the rows of a shard), or a picture "
+                "that crashes its reader (plan/*.parquet in the output names each shard's rows)"
+            )
+        _internal_kv_put(key, str(before + 1))
 
 
 class _Model:
     """The model's part of a shard, seen: its share of the worker's time, and traces where they are asked for."""
 
-    def __init__(self, task: ShardTask, uri: str, title: str, profile: int) -> None:
-        self.task, self.output, self.title = task, Dataset(uri), title
+    def __init__(self, task: ShardTask, uri: str, title: str, profile: int, begun: Begun) -> None:
+        self.task, self.output, self.title, self._begun = task, Dataset(uri), title, begun
         self._share, self._to_trace = ModelShare(title), profile
         task.setup()
+
+    def begin(self, work: pa.Table) -> None:
+        self._begun.count("model", _shard_of(work))
 
     def compute(self, shard: str, prepared: Any) -> Any:
         place = self.output.location.child("profile", f"{shard}.json.gz") if self._to_trace > 0 else None
@@ -242,6 +261,7 @@ class _WholeShard(_Model):
     _cpu_s = 0.0
 
     def __call__(self, work: pa.Table) -> pa.Table:
+        self.begin(work)
         began, self._cpu_s = time.time(), self._cpu_s or time.process_time()
         computed = self.compute(_shard_of(work), self.task.prepare(work))
         record = _written(self.output, work, self.task.finish(work, computed), began, self.title, device_name())
@@ -249,7 +269,8 @@ class _WholeShard(_Model):
         return record.append_column("cpu_s", pa.array([self._cpu_s - before]))
 
 
-def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
+def _prepare(work: pa.Table, task: ShardTask, begun: Begun) -> pa.Table:
+    begun.count("reading", _shard_of(work))
     began = time.time()
     return _packed(work, task.prepare(work), began)
 
@@ -257,11 +278,13 @@ def _prepare(work: pa.Table, task: ShardTask) -> pa.Table:
 class _Compute(_Model):
     def __call__(self, packed: pa.Table) -> pa.Table:
         work, prepared, began, _ = _unpacked(packed)
+        self.begin(work)
         return _packed(work, self.compute(_shard_of(work), prepared), began, device_name())
 
 
-def _finish(packed: pa.Table, task: ShardTask, uri: str, title: str) -> pa.Table:
+def _finish(packed: pa.Table, task: ShardTask, uri: str, title: str, begun: Begun) -> pa.Table:
     work, computed, began, device = _unpacked(packed)
+    begun.count("writing", _shard_of(work))
     return _written(Dataset(uri), work, task.finish(work, computed), began, title, device)
 
 
