@@ -19,7 +19,6 @@ from nearid_ray.text_tables import aligned, markdown_escape, markdown_table
 _CURVES = 8
 """Metrics whose curves are drawn, those that most runs have first."""
 _RATES = ("ssr", "pa", "ordering", "control_rate")
-BETTER, WORSE, SAME = "better", "worse", "same"
 LEGEND = (
     "value (interval); against the first column: + better, - worse, = no difference that the interval shows "
     "(identities drawn in pairs), and where there are no paired records > or < where the intervals do not overlap; "

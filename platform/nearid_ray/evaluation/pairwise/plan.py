@@ -16,12 +16,10 @@ from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.pairs import IMAGE_COLUMNS, plan_pairs
 from nearid_ray.evaluation.similarities import CONDITIONS, check_pairing
 from nearid_ray.identifiers import stable_hash
-from schemas import SIMILARITIES
 
 SIDES = ("first", "second")
 SIDE_COLUMNS = ("row_id", *PLACES)
 """What of a picture stands in a work row, with the side's name before it: its name, and where it lies."""
-PAIR_COLUMNS = tuple(name for name in SIMILARITIES.schema.names if name not in ("scorer", "condition", "similarity"))
 
 _GENERATED = ("generated_id", "identity_id", "method", "prompt_index", "image_index", "category", "error")
 

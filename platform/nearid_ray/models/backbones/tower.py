@@ -5,15 +5,13 @@ Axes: B images, S the model's image side, T tokens, D token width, P width of th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from nearid_ray.errors import UsageError
 from nearid_ray.models.head import AttentionPoolingHead
 from nearid_ray.models.pixels import PixelSettings
-
-Pooling = Literal["attention", "cls"]
 
 ARCHITECTURE = (
     "hidden_size",
