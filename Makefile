@@ -16,8 +16,10 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output $(OUT) $(ARGS)
 
+# Files of tests side by side: most of them wait for processes to start. PARALLEL= runs one test after the other.
+PARALLEL ?= -n 2 --dist loadfile
 test: check s3
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # Kills, partitions, full disks: an hour or more. What was seen goes to $(FAULTS), and as a table into docs/faults.md.
 FAULTS ?= runs/faults/cells.jsonl
