@@ -1,5 +1,6 @@
 """Jobs through `ray job submit` against a running cluster, from a plain checkout that is not installed."""
 
+import json
 import os
 import shutil
 import socket
@@ -32,41 +33,51 @@ def _environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def submit(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Submits `python jobs/...` to a cluster of one node; the cluster ends with the tests."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in ("platform", "schemas", "jobs"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+def address(tmp_path_factory) -> Iterator[str]:
+    """The job server of a cluster of one node, which ends with the tests; another version of the package is there."""
+    other = tmp_path_factory.mktemp("other")
+    (other / "nearid_ray").mkdir()
+    (other / "nearid_ray" / "__init__.py").write_text("raise ImportError('the version of the node')\n")
     port, dashboard, agent = _free_port(), _free_port(), _free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
     command.append(f"--dashboard-agent-listen-port={agent}")  # its default is taken where another Ray runs
     log = (tmp_path_factory.mktemp("ray") / "head.log").open("w")
-    head = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, cwd="/")
-    address = f"http://127.0.0.1:{dashboard}"
+    environment = _environment() | {"PYTHONPATH": str(other)}
+    head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/")
     try:
-        _await(address, head)
-
-        def run(*argv: object) -> subprocess.CompletedProcess[str]:
-            submitted = [RAY, "job", "submit", "--address", address, "--working-dir", str(checkout), "--", "python"]
-            deadline = time.monotonic() + 120
-            while True:
-                ended = subprocess.run(
-                    [*submitted, *map(str, argv)],
-                    env=_environment(),
-                    cwd=checkout,
-                    capture_output=True,
-                    text=True,
-                    timeout=240,
-                )
-                # The dashboard answers before the node's agent, which starts jobs, has come up.
-                if "No available agent" not in ended.stdout + ended.stderr or time.monotonic() > deadline:
-                    return ended
-                time.sleep(1)
-
-        yield run
+        _await(f"http://127.0.0.1:{dashboard}", head)
+        yield f"http://127.0.0.1:{dashboard}"
     finally:
         head.terminate()
         head.wait(60)
+
+
+@pytest.fixture(scope="module")
+def submit(address, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Submits `python jobs/...` from a checkout."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("platform", "schemas", "jobs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(*argv: object) -> subprocess.CompletedProcess[str]:
+        submitted = [RAY, "job", "submit", "--address", address, "--runtime-env", "jobs/runtime_env.yaml"]
+        submitted += ["--working-dir", str(checkout), "--", "python"]
+        deadline = time.monotonic() + 120
+        while True:
+            ended = subprocess.run(
+                [*submitted, *map(str, argv)],
+                env=_environment(),
+                cwd=checkout,
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            # The dashboard answers before the node's agent, which starts jobs, has come up.
+            if "No available agent" not in ended.stdout + ended.stderr or time.monotonic() > deadline:
+                return ended
+            time.sleep(1)
+
+    return run
 
 
 def _await(address: str, head: subprocess.Popen) -> None:
@@ -81,12 +92,22 @@ def _await(address: str, head: subprocess.Popen) -> None:
     raise AssertionError("the cluster did not come up")
 
 
-def test_a_submitted_job_writes_its_dataset_and_streams_its_table(submit, tmp_path):
+def test_a_submitted_job_writes_its_dataset_and_leads_to_its_mlflow_run_and_back(submit, address, tmp_path):
     counts = ("--train-identities", 10, "--val-identities", 0, "--test-identities", 4)
     ended = submit("jobs/ingest.py", "toybox", "--output", tmp_path / "tuples", *counts)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "rows_made" in ended.stdout + ended.stderr
-    assert summary_of(tmp_path / "tuples")["rows"] == 14
+    summary = summary_of(tmp_path / "tuples")
+    assert summary["rows"] == 14
+    (job,) = json.load(urllib.request.urlopen(f"{address}/api/jobs/", timeout=30))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = summary["mlflow_run"]
+    assert job["metadata"] == {"mlflow_run": run, "mlflow_uri": uri, "output": str(tmp_path / "tuples")}
+    assert job["status"] == "SUCCEEDED"
+    assert f"MLflow run {run} at {uri}" in ended.stdout + ended.stderr
+    from mlflow import MlflowClient
+
+    assert MlflowClient(tracking_uri=uri).get_run(run).data.tags["ray_job"] == job["submission_id"]
 
 
 def test_a_relative_output_would_be_lost_and_is_refused(submit):
