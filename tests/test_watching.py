@@ -110,6 +110,6 @@ def test_the_wanted_items_are_traced_and_all_come_through(tmp_path):
         torch.full((1, 10 + item), 1.0).sum()
     assert seen == list(range(9))
     events = json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes()))["traceEvents"]
-    sums = [event for event in events if event.get("name") == "aten::sum"]
-    assert [event["args"]["Input Dims"][0][1] for event in sums] == [13, 14]
+    widths = [event["args"]["Input Dims"][0][1] for event in events if event.get("name") == "aten::sum"]
+    assert list(dict.fromkeys(widths)) == [13, 14]  # one sum may call another
     assert list(traced_items(iter("abc"), 0, place)) == list("abc")
