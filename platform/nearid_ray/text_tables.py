@@ -1,4 +1,5 @@
-"""Tables as text: columns for a terminal, and Markdown. A table is its lines of cells, the head first."""
+"""Tables as text: columns for a terminal, and Markdown. A table is its lines of cells, the head first; rates of 0..1
+stand in percent."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -25,6 +26,15 @@ def aligned(lines: Sequence[Sequence[str]], *, right: Collection[int] = (), inde
         for cells in (zip(line, widths, strict=True) for line in lines)
     )
     return "\n".join((indent + "  ".join(row)).rstrip() for row in rows)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent, without the sign; a hyphen where there is none.
+
+    >>> percent(0.875), percent(0.875, 0), percent(float("nan")), percent(None)
+    ('87.5', '88', '-', '-')
+    """
+    return "-" if share is None or share != share else f"{100 * share:.{digits}f}"
 
 
 def markdown_table(lines: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:

@@ -35,7 +35,7 @@ from nearid_ray.evaluation.similarities import CONDITIONS
 from nearid_ray.scoring.calibrated import ConditionCalibration, StoredCalibration
 from nearid_ray.scoring.embedders import ModelEmbedder
 from nearid_ray.scoring.scorer import Scorer
-from nearid_ray.text_tables import aligned
+from nearid_ray.text_tables import aligned, percent
 from schemas import SIMILARITIES
 
 Different = Literal["distractor", "random"]
@@ -278,9 +278,9 @@ def text_table(checked: Sequence[CheckedPoint]) -> str:
             [
                 one.condition,
                 f"{100 * one.point.wished:g}",
-                f"{100 * rate.value:.2f} ({100 * rate.low:.2f}-{100 * rate.high:.2f})",
-                *(f"{100 * one.by_kind[kind].value:.2f}" if kind in one.by_kind else "-" for kind in kinds),
-                f"{100 * one.true_accepts.value:.1f}",
+                f"{percent(rate.value, 2)} ({percent(rate.low, 2)}-{percent(rate.high, 2)})",
+                *(percent(one.by_kind[kind].value if kind in one.by_kind else None, 2) for kind in kinds),
+                percent(one.true_accepts.value),
                 f"{one.point.threshold:.4f}",
             ]
         )

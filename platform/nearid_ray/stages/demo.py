@@ -24,6 +24,7 @@ from nearid_ray.stages.report import Report, run_report
 from nearid_ray.stages.synthesize import Synthesize, run_synthesize
 from nearid_ray.stages.train import HEADS_FOLDER, Train, run_train
 from nearid_ray.synthesis.settings import SynthesisSettings
+from nearid_ray.text_tables import percent
 from nearid_ray.tracking import TrackingSettings, prepare_store, without_password
 from nearid_ray.training.outputs import BEST
 from nearid_ray.training.settings import TrainSettings, WorkerSettings
@@ -206,16 +207,12 @@ def _print_outcome(output: Location, summary: dict[str, Any], page: str) -> None
     print(" " * 20 + "".join(f"{name:>28}" for name in names) + f"{'ordering':>12}")
     for scorer, rates in summary["scorers"].items():
         cells = "".join(f"{_cell(rates[name]):>28}" for name in names)
-        print(f"  {scorer:<18}{cells}{_percent(rates[names[0]]['ordering']):>12}")
+        print(f"  {scorer:<18}{cells}{percent(rates[names[0]]['ordering']):>12}")
     if not summary["rows_made"] and summary["trained_before"]:
         print(f"\nNothing was made twice: all {summary['rows_done_before']} rows and the heads were there already.")
     print(f"\nreport   {page}\nnumbers  {output.child('summary.json').uri}\ntime     {summary['seconds']} s")
 
 
 def _cell(rates: dict[str, float | None]) -> str:
-    ssr, low, high, pa = (_percent(rates[name]) for name in ("ssr", "ssr_low", "ssr_high", "pa"))
+    ssr, low, high, pa = (percent(rates[name]) for name in ("ssr", "ssr_low", "ssr_high", "pa"))
     return f"{ssr} ({low}-{high}) / {pa}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"

@@ -16,7 +16,7 @@ from nearid_ray.evaluation.measures import MTG, Measure, find
 from nearid_ray.evaluation.scorers import named_heads, plan_evaluation, refuse_unknown_engines
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.settings import to_dict
-from nearid_ray.text_tables import aligned
+from nearid_ray.text_tables import aligned, percent
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -183,9 +183,8 @@ def _cell(row: MetricsRow) -> str:
     if math.isnan(row.ssr):
         return f"-{_lack(row.coverage)}"
     star = "*" if _gained(row) else ""
-    return f"{row.ssr:.1%}{star} ({row.ssr_low:.0%}-{row.ssr_high:.0%}) / {row.pa:.1%}".replace("%", "") + _lack(
-        row.coverage
-    )
+    interval = f"{percent(row.ssr_low, 0)}-{percent(row.ssr_high, 0)}"
+    return f"{percent(row.ssr)}{star} ({interval}) / {percent(row.pa)}{_lack(row.coverage)}"
 
 
 def _gained(row: MetricsRow) -> bool:
