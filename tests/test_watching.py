@@ -107,9 +107,9 @@ def test_the_wanted_items_are_traced_and_all_come_through(tmp_path):
     place, seen = locate(tmp_path / "a.json.gz"), []
     for item in traced_items(iter(range(9)), 2, place, after=3):
         seen.append(item)
-        torch.full((1, 10 + item), 1.0).sum()
+        with torch.profiler.record_function(f"item {item}"):
+            torch.ones(3, 3).sum()
     assert seen == list(range(9))
     events = json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes()))["traceEvents"]
-    widths = [event["args"]["Input Dims"][0][1] for event in events if event.get("name") == "aten::sum"]
-    assert list(dict.fromkeys(widths)) == [13, 14]  # one sum may call another
+    assert {event["name"] for event in events if str(event.get("name")).startswith("item ")} == {"item 3", "item 4"}
     assert list(traced_items(iter("abc"), 0, place)) == list("abc")
