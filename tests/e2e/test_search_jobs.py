@@ -163,3 +163,18 @@ def test_searches_that_cannot_be_are_refused_before_anything_is_written(pictures
     shutil.rmtree(tmp_path / "x", ignore_errors=True)
     ended = run_job("cluster", "--embeddings", pictures / "tuples", "--output", tmp_path / "c")
     assert ended.code == 2 and "expected a dataset of 'embeddings'" in ended.err
+
+
+def test_an_output_that_another_job_wrote_is_left_alone(pictures, run_job, tmp_path):
+    before = sorted(path.name for path in (pictures / "tuples").iterdir())
+    for name, needs in (
+        ("retrieve", ["--queries", pictures / "queries", "--gallery", pictures / "tuples"]),
+        ("cluster", ["--embeddings", pictures / "tuples"]),
+        ("evaluate", ["--tokens", pictures / "tuples"]),
+    ):
+        ended = run_job(name, *needs, "--output", pictures / "tuples", "--tracking-uri", "off")
+        assert ended.code == 2 and "holds a dataset of 'tuples'; give a folder that is new" in ended.err, ended.err
+    (tmp_path / "summary.json").write_text('{"job": "retrieve"}')
+    ended = run_job("cluster", "--embeddings", pictures / "tuples", "--output", tmp_path, "--tracking-uri", "off")
+    assert ended.code == 2 and "holds what the job 'retrieve' wrote" in ended.err
+    assert sorted(path.name for path in (pictures / "tuples").iterdir()) == before

@@ -232,3 +232,8 @@ def test_what_is_no_scorer_is_refused(tmp_path: Path, toy: Backbone, head_folder
     save_head(str(tmp_path / "other"), head, HeadCard.of(head, toy.spec, "0123456789abcdef"))
     with pytest.raises(UsageError, match=r"the head belongs to backbone .*0123456789abcdef"):
         nearid_ray.load(str(tmp_path / "other"))
+
+
+def test_a_folder_above_a_head_names_the_head(head_folder: Path):
+    with pytest.raises(UsageError, match=r"holds no head itself; give .*nearid-toy/best"):
+        nearid_ray.load(str(head_folder.parent), device="cpu")

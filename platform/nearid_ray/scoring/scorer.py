@@ -274,11 +274,24 @@ def load(
         model = load_backbone(backbone or card.backbone, **options)
         card.check_backbone(model.fingerprint, f"the backbone {model.spec}")
         return Scorer(ModelEmbedder(model, head, spec, is_trained_head=True), **common)
+    if place is not None and not place.child("config.json").exists():
+        _refuse_folders_above(spec, place)
     if backbone is not None:
         raise UsageError(f"backbone is {backbone}, but {spec} is no folder of a trained head ({CARD_FILE} is missing)")
     with local_copy(spec) as here:
         model = load_backbone(here, **options)
     return Scorer(ModelEmbedder(model, model.pooling(), spec), **common)
+
+
+def _refuse_folders_above(spec: str, place: Location) -> None:
+    """UsageError with the folder that is meant, where heads lie below the one that is given."""
+    if place.child("best", CARD_FILE).exists():
+        meant = place.child("best")
+    elif place.child("heads").exists():
+        meant = place.child("heads", "NAME", "best")
+    else:
+        return
+    raise UsageError(f"{spec} holds no head itself; give {meant.uri}, the folder with {CARD_FILE}")
 
 
 def _calibration_beside(spec: str, place: Location | None, revision: str | None) -> StoredCalibration | None:

@@ -39,6 +39,7 @@ from nearid_ray.retrieving.places import places_of
 from nearid_ray.retrieving.records import csv_bytes, write_records
 from nearid_ray.retrieving.vectors import scorers_in
 from nearid_ray.settings import dump_json, to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.text_tables import aligned as columns
 from nearid_ray.tracking import TrackingSettings
 from schemas import ALIGNMENT, GENERATED_SIMILARITIES
@@ -86,6 +87,7 @@ class Align:
 def run_align(settings: Align) -> job.Job:
     """Embed what is missing, join by key, measure."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "align")
     planned = _planned(settings, output)
     with job.running(
         "align",

@@ -1,6 +1,7 @@
 """The cluster job: pictures grouped by identity, how well the groups match what is known, and a sheet of them."""
 
 import math
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from nearid_ray.retrieving.vectors import (
 )
 from nearid_ray.scoring.calibrated import read_calibration
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.tracking import TrackingSettings
 from schemas import CLUSTERS
 
@@ -104,6 +106,7 @@ class Cluster:
 def run_cluster(settings: Cluster) -> job.Job:
     """Read, group, measure, draw."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "cluster")
     dataset = open_embeddings(settings.embeddings)
     scorer = choose_scorer(dataset, settings.scorer)
     places = [places_of(Dataset.open(uri)) for uri in settings.pictures]
@@ -150,9 +153,16 @@ def _distance(settings: Cluster, dataset: Dataset, scorer: str) -> tuple[float |
     if settings.threshold is not None:
         return 1 - settings.threshold, f"{settings.threshold:g}", settings.splits
     if settings.calibration:
-        stored = read_calibration(settings.calibration).of(settings.condition)
-        threshold = stored.threshold(settings.false_accept_rate)
-        return 1 - threshold, f"{threshold:.4f} (false-accept rate {settings.false_accept_rate:g})", settings.splits
+        stored = read_calibration(settings.calibration)
+        threshold = stored.of(settings.condition).threshold(settings.false_accept_rate)
+        said = f"{threshold:.4f} (false-accept rate {settings.false_accept_rate:g} of {stored.scorer})"
+        if stored.scorer != scorer:
+            print(
+                f"note: the calibration is of a scorer called {stored.scorer}, the embeddings are of {scorer}; its "
+                "threshold holds only where both have the same weights",
+                file=sys.stderr,
+            )
+        return 1 - threshold, said, settings.splits
     there = set(dataset.read(["split"])["split"].to_pylist())
     if "val" not in there or there == {"val"}:
         raise UsageError(

@@ -16,6 +16,7 @@ from nearid_ray.evaluation.measures import MTG, Measure, find
 from nearid_ray.evaluation.scorers import named_heads, plan_evaluation, refuse_unknown_engines
 from nearid_ray.evaluation.summary import MetricsRow
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.text_tables import aligned, percent
 from nearid_ray.tracking import TrackingSettings
 
@@ -51,6 +52,7 @@ class Evaluate:
 def run_evaluate(settings: Evaluate) -> job.Job:
     """Embed, compare, measure."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "evaluate")
     heads = named_heads(settings.heads)
     others = open_given(settings.embeddings, settings.judged)
     planned = (

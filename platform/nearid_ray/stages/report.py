@@ -8,6 +8,7 @@ from nearid_ray.reporting.inputs import ReportInputs
 from nearid_ray.reporting.model import ReportSettings
 from nearid_ray.reporting.report import FIGURES_FOLDER, prepare, write_prepared
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -33,6 +34,7 @@ class Report:
 def run_report(settings: Report, *, facts: Mapping[str, str] | None = None, commands: Sequence[str] = ()) -> job.Job:
     """Read the folders, draw the figures and write the page."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "report")
     prepared = prepare(
         settings.inputs,
         settings.page,

@@ -34,6 +34,7 @@ from nearid_ray.retrieving.search import (
 from nearid_ray.retrieving.sheets import Id, PictureFinder, key_of, neighbour_sheet, spread
 from nearid_ray.retrieving.vectors import Embedded, Selection, matrix_of, open_embeddings, read_embedded
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.text_tables import aligned
 from nearid_ray.tracking import TrackingSettings
 from schemas import NEIGHBOURS
@@ -102,6 +103,7 @@ class Retrieve:
 def run_retrieve(settings: Retrieve) -> job.Job:
     """Embed what is not embedded, search, measure, draw."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "retrieve")
     planned = _planned(settings, output)
     with job.running(
         "retrieve",

@@ -12,6 +12,7 @@ from nearid_ray.data.store import Dataset
 from nearid_ray.scoring.pair_files import PairsFile
 from nearid_ray.scoring.score import CSV_FILE, ScoreSettings, check_csv, plan_scores, write_csv
 from nearid_ray.settings import to_dict
+from nearid_ray.stages.outputs import refuse_others
 from nearid_ray.tracking import TrackingSettings
 
 
@@ -36,6 +37,7 @@ class Score:
 def run_score(settings: Score) -> job.Job:
     """Plan, embed what is missing, join."""
     output = job.output_of(settings.output, settings.tracking)
+    refuse_others(output, "score")
     if settings.csv:
         file = PairsFile.open(settings.pairs, root=settings.scoring.root, delimiter=settings.scoring.delimiter)
         check_csv(file.schema)
