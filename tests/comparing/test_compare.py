@@ -189,3 +189,15 @@ def test_runs_are_found_in_mlflow_by_id_name_and_search_and_doubtful_names_are_r
         find_runs(client, [experiment], ["0" * 32])
     with pytest.raises(UsageError, match="finds no run"):
         find_runs(client, [experiment], [], "params.alpha = '9'")
+    with pytest.raises(UsageError, match="search 'nonsense': Invalid clause"):
+        find_runs(client, [experiment], [], "nonsense")
+
+
+def test_settings_of_folders_are_compared_whatever_job_wrote_them(tmp_path):
+    for name, alpha in (("a", 0.5), ("b", 1.0)):
+        (tmp_path / name).mkdir()
+        content = {"runs": {"head": {"alpha": alpha, "seed": 0}}}
+        (tmp_path / name / "settings.json").write_text(json.dumps({"table": "heads", "content": content}))
+        (tmp_path / name / "summary.json").write_text(json.dumps({"job": "train"}))
+    runs = [folder_run(str(tmp_path / name)) for name in ("a", "b")]
+    assert compare_runs(runs).settings == {"runs.head.alpha": ["0.5", "1.0"]}

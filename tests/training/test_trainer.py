@@ -249,6 +249,12 @@ def test_more_workers_than_the_machine_has_cpus_are_refused(ray_session: None, c
         train_many(RUNS, tokens=cache_uri, storage=str(tmp_path), name="runs", where=where)
 
 
+def test_gpus_that_the_cluster_does_not_have_are_refused(ray_session: None, cache_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="1 workers x 1 CPUs and a GPU each are more than the 4 CPUs and 0 GPUs"):
+        where = WorkerSettings(workers=1, gpu=True)
+        train_many(RUNS, tokens=cache_uri, storage=str(tmp_path), name="runs", where=where)
+
+
 def test_outputs_hold_both_heads_and_the_history(
     undisturbed: dict[str, TrainedHead], cache_uri: str, tmp_path: Path
 ) -> None:

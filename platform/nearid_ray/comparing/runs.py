@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,16 +46,26 @@ def folder_run(uri: str) -> Run:
     if summary is None:
         raise UsageError(f"{uri} is neither a run's id or name nor an output folder of a job (no summary.json)")
     metrics = {name: float(value) for name, value in summary.items() if _is_number(value)}
-    settings = (Dataset(place).read_json("metrics.json") or Dataset(place).settings() or {}).get("settings") or {}
+    kept = Dataset(place).read_json("metrics.json") or Dataset(place).settings() or {}
+    settings = dict(_flat(kept.get("settings") or kept.get("content") or {}))
     return Run(
         name="/".join(place.path.rstrip("/").split("/")[-2:]),
         run_id=str(summary.get("mlflow_run", "")),
         job=str(summary.get("job", "")),
-        settings={name: str(value) for name, value in settings.items()},
+        settings=settings,
         metrics=metrics,
         output=place.uri,
         measures=_measures_at(place),
     )
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Settings with the names of the sections that they stand in, as a head's `runs.NAME.alpha`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", str(value)
 
 
 def find_runs(client: Any, experiments: Sequence[str], names: Sequence[str], search: str = "") -> list[Run]:
@@ -68,13 +78,18 @@ def find_runs(client: Any, experiments: Sequence[str], names: Sequence[str], sea
         search: MLflow's filter, e.g. "tags.job = 'evaluate' and params.split = 'test'".
 
     Raises:
-        UsageError: nothing or several runs answer to a name, or the search finds none.
+        UsageError: nothing or several runs answer to a name, or the search is none or finds none.
     """
     found = [_one(client, experiments, name) for name in names]
     if search:
         if client is None:
             raise UsageError("search needs an MLflow store; give --tracking-uri")
-        runs = client.search_runs(list(experiments), filter_string=search, max_results=_MOST)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            runs = client.search_runs(list(experiments), filter_string=search, max_results=_MOST)
+        except MlflowException as error:
+            raise UsageError(f"search {search!r}: {error}; expected e.g. \"tags.job = 'evaluate'\"") from error
         if not runs:
             raise UsageError(f"search {search!r} finds no run")
         found += [_of_mlflow(client, run) for run in runs]

@@ -21,7 +21,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import get_device
 
-from nearid_ray.cluster import Terminated
+from nearid_ray.cluster import Terminated, grows, resources
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import StoreError, UsageError
 from nearid_ray.models.head import AttentionPoolingHead
@@ -32,7 +32,7 @@ from nearid_ray.training.loop import HeadTraining, Rows
 from nearid_ray.training.notice import END, NOTHING, Notices, driver_notice
 from nearid_ray.training.outputs import TrainedHead
 from nearid_ray.training.pool import Workers
-from nearid_ray.training.session import LeanTrainer, ray_train_environment, session_is_private
+from nearid_ray.training.session import LeanTrainer, ray_train_environment
 from nearid_ray.training.settings import TrainSettings, WorkerSettings, grouped
 from nearid_ray.training.sources import CachedTokens, TokenSource
 from nearid_ray.training.steering import Steering
@@ -139,8 +139,8 @@ def train_many(
     if steering is not None and held.failed:
         steering.failed(held.failed)
     if len(held.ended()) < len(runs):
-        _check_cpus(where)
         gpu = where.gpu if where.gpu is not None else ray.cluster_resources().get("GPU", 0) >= where.fewest
+        _check_room(where, gpu)
         config = {
             "runs": dict(runs),
             "origins": origins,
@@ -272,15 +272,17 @@ def _check_equal_parts(training: HeadTraining, workers: int) -> None:
         )
 
 
-def _check_cpus(where: WorkerSettings) -> None:
-    """Refuse what a machine that nothing joins can never start; Ray would wait for ever."""
-    if not ray.is_initialized() or not session_is_private():
+def _check_room(where: WorkerSettings, gpu: bool) -> None:
+    """Refuse what a cluster that does not grow can never start; Ray would wait for ever."""
+    if not ray.is_initialized() or grows():
         return
-    available = ray.cluster_resources().get("CPU", 0)
-    if where.fewest * where.threads > available:
+    cpus, gpus = resources()
+    if where.fewest * where.threads > cpus or (gpu and where.fewest > gpus):
         raise UsageError(
-            f"{where.fewest} workers x {where.threads} CPUs are more than the {available:g} of this Ray session; "
-            "lower workers or threads"
+            f"{where.fewest} workers x {where.threads} CPUs{' and a GPU each' if gpu else ''} are more than the "
+            f"{cpus:g} CPUs and {gpus:g} GPUs of the cluster; lower workers or threads, "
+            + ("leave out --gpu, " if gpu else "")
+            + "or join a larger cluster (RAY_ADDRESS)"
         )
 
 
