@@ -68,7 +68,7 @@ class Progress:
         loss = "" if row.loss is None else f"  loss {row.loss:.4f}"
         first, then = self._began
         left = left_of(row.step - first, steps - first, time.monotonic() - then)
-        said = f"val SSR {row.val_ssr:.1%}  PA {row.val_pa:.1%}  {left} left"
+        said = f"val SSR {row.val_ssr:.1%}  PA {row.val_pa:.1%}" + (f"  {left} left" if row.step > first else "")
         print(f"{name}: step {row.step}/{steps}{loss}  {said}", flush=True)
 
 
