@@ -18,7 +18,8 @@ from nearid_ray.data import light
 from nearid_ray.data.sources import open_rows
 from nearid_ray.data.store import Dataset, locate, read_parquet, read_rows
 from nearid_ray.errors import UsageError
-from nearid_ray.tracking import without_password
+from nearid_ray.job import running
+from nearid_ray.tracking import TrackingSettings, open_client, without_password
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted([*(ROOT / "platform").rglob("*.py"), *(ROOT / "jobs").glob("*.py"), *(ROOT / "schemas").glob("*.py")])
@@ -53,15 +54,21 @@ def wrong_calls(path: Path) -> list[str]:
     for function, call in calls(path):
         last = function.rsplit(".", 1)[-1]
         if (
-            function in ("pickle.load", "pickle.loads", "cloudpickle.loads", "dill.load", "joblib.load")
-            and name != BLOCKS
+            (
+                function.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
+                and last in ("load", "loads", "Unpickler", "open")
+                and name != BLOCKS
+            )
+            or last in ("read_pickle", "to_pickle")
+            or function == "torch.hub.load"
         ):
             found.append(function)
         if function in ("eval", "exec", "os.system") or keyword(call, "shell") == "True":
             found.append(function)
         if function == "torch.load" and keyword(call, "weights_only") != "True":
             found.append("torch.load without weights_only")
-        if function == "yaml.load" and "SafeLoader" not in ast.unparse(call) and "_Loader" not in ast.unparse(call):
+        safe = "SafeLoader" in ast.unparse(call) or "_Loader" in ast.unparse(call)
+        if function in ("yaml.unsafe_load", "yaml.full_load") or (function == "yaml.load" and not safe):
             found.append("yaml.load")
         if keyword(call, "allow_pickle") == "True":
             found.append("allow_pickle")
@@ -69,6 +76,28 @@ def wrong_calls(path: Path) -> list[str]:
             found.append("weights that are no safetensors")
         if keyword(call, "trust_remote_code") == "True" and not _asked_for(path, call):
             found.append("trust_remote_code")
+    return found + [
+        f"names out of {node.module}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "cloudpickle", "marshal")
+    ]
+
+
+def opened_by_default(path: Path) -> list[str]:
+    """Parameters and fields trust_remote_code whose default is not False."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            given = [(node.target.id, node.value)]
+        elif isinstance(node, ast.FunctionDef):
+            plain = node.args.posonlyargs + node.args.args
+            given = [
+                (arg.arg, value) for arg, value in zip(reversed(plain), reversed(node.args.defaults), strict=False)
+            ]
+            given += [(a.arg, v) for a, v in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if v]
+        else:
+            continue
+        found += [name for name, value in given if "trust_remote_code" in name and ast.unparse(value) != "False"]
     return found
 
 
@@ -90,6 +119,11 @@ def _asked_for(path: Path, call: ast.Call) -> bool:
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
         "np.load(f, allow_pickle=True)",
+        "pickle.Unpickler(f)",
+        "from pickle import loads",
+        "pd.read_pickle(f)",
+        "torch.hub.load(x, y)",
+        "yaml.unsafe_load(f)",
         "yaml.load(f, yaml.Loader)",
         "AutoModel.from_pretrained(x, trust_remote_code=True)",
         "subprocess.run(x, shell=True)",
@@ -103,6 +137,12 @@ def test_the_search_finds_what_runs_code_out_of_files(line, tmp_path):
 def test_nothing_in_the_project_runs_code_out_of_files():
     assert len(CODE) > 200
     assert {str(path): found for path in CODE if (found := wrong_calls(path))} == {}
+
+
+def test_no_code_that_comes_with_a_model_is_run_unless_asked_for(tmp_path):
+    (tmp_path / "a.py").write_text("def f(*, mask_trust_remote_code=True): ...\ntrust_remote_code: bool = True")
+    assert len(opened_by_default(tmp_path / "a.py")) == 2
+    assert {str(path): found for path in CODE if (found := opened_by_default(path))} == {}
 
 
 @pytest.fixture
@@ -157,9 +197,63 @@ def test_a_checkpoint_with_a_pickle_in_it_is_not_loaded(tmp_path):
     assert not (tmp_path / "done").exists()
 
 
+def test_weights_with_a_pickle_in_them_are_not_loaded(tmp_path):
+    from transformers import SiglipVisionConfig
+
+    from nearid_ray.models.backbone import load_backbone
+
+    config = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    folder = tmp_path / "model"
+    config.save_pretrained(folder)
+    processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    torch.save({"bad": Planted(tmp_path / "done")}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="a pickle with more than tensors in it"):
+        load_backbone(str(folder))
+    assert not (tmp_path / "done").exists()
+
+
+def test_no_secret_of_the_environment_or_an_address_is_left_by_a_job(tmp_path, monkeypatch):
+    """The job writes settings, cards, a summary, logs and an MLflow run."""
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "AKsecretOne",
+        "AWS_SECRET_ACCESS_KEY": "secretTwo",
+        "HF_TOKEN": "hf_secretThree",
+        "MLFLOW_TRACKING_PASSWORD": "secretFour",
+        "RAY_AUTH_TOKEN": "secretFive",
+    }
+    output = locate(tmp_path / "out")
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    settings = {"seed": 1, "source": "https://me:secretSix@host/photos"}
+    with running("ingest", output, settings, tracking=TrackingSettings(), needs_ray=False) as job:
+        job.summary["rows"] = 1
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "summary.json"} <= {path.name for path in left}
+    assert [
+        path.name for path in left if re.search(rb"[sS]ecret(One|Two|Three|Four|Five|Six)", path.read_bytes())
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("http://me:secretOne@127.0.0.1:9", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"),
+        ("postgresql+nosuch://me:secret@One@127.0.0.1:9/x", "MLflow cannot open"),
+    ],
+)
+def test_a_refused_tracking_address_is_told_without_its_password(uri, told, tmp_path):
+    with pytest.raises(UsageError, match=told) as refused:
+        open_client(uri)
+    assert "One" not in str(refused.value) and "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ("postgresql://me:p@ss@host/mlflow", "postgresql://***@host/mlflow"),
         ("postgresql://me:secret@host/mlflow", "postgresql://***@host/mlflow"),
         ("http://token@server:5000", "http://***@server:5000"),
         ("s3://bucket/prefix", "s3://bucket/prefix"),

@@ -208,7 +208,7 @@ def without_password(text: str) -> str:
     >>> without_password("postgresql://me:secret@host/mlflow")
     'postgresql://***@host/mlflow'
     """
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"://[^/\s]+@", "://***@", text)
 
 
 def code_version() -> dict[str, str]:
@@ -261,11 +261,27 @@ def open_client(uri: str) -> Any:
         _check_answers(uri)
         for name, value in _CLIENT.items():
             os.environ.setdefault(name, value)
-    return MlflowClient(tracking_uri=uri)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except (ImportError, MlflowException, SQLAlchemyError) as error:
+        # What a database's driver says may hold the address.
+        told = without_password(str(error)).strip().splitlines()[0]
+        raise UsageError(
+            f"MLflow cannot open {without_password(uri)} ({told}); correct --tracking-uri, install the database's "
+            "driver, or give --tracking-uri off"
+        ) from None
 
 
 def _check_answers(uri: str) -> None:
     """Say at once that a server is not there; MLflow's client would try again for minutes."""
+    if without_password(uri) != uri:
+        raise UsageError(
+            f"tracking_uri {without_password(uri)} holds a user or password, which processes and logs show; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_S)
     except urllib.error.HTTPError:

@@ -1,5 +1,6 @@
 """A model's files: those of a folder, or those of a repository on the hub, which are fetched one by one."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,11 @@ class ModelFiles:
                     **({"trust_remote_code": True} if trust_remote_code else {}),
                     output_loading_info=True,
                 )
+        except pickle.UnpicklingError as error:
+            raise UsageError(
+                f"{self.what} {self.spec}: its weights are a pickle with more than tensors in it, which is not loaded. "
+                f"Expected {EXPECTED_FILES}"
+            ) from error
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             if not self.local and _is_of_the_hub(error):
                 raise self.not_fetched("model.safetensors", error) from error
