@@ -51,7 +51,7 @@ def files_of(place: Location) -> dict[str, str]:
     result = {}
     for path in sorted(names):
         name = path[len(place.path) :].strip("/")
-        if not name.startswith("log/") and not name.endswith("summary.json"):
+        if "log" not in name.split("/")[:-1] and not name.endswith("summary.json"):
             with place.filesystem.open_input_stream(path) as stream:
                 result[name] = hashlib.sha256(stream.read()).hexdigest()
     return result

@@ -114,7 +114,9 @@ class Machine:
         if not self.spaces:  # ports of their own on one address
             command += ["--min-worker-port", "0", "--max-worker-port", "0", "--dashboard-agent-listen-port", "0"]
         if head:
-            command += ["--head", "--port", str(self._port), "--include-dashboard", "false", "--num-cpus", "0"]
+            command += ["--head", "--port", str(self._port), "--num-cpus", "0"]
+            # As clusters have one: Ray Train's cleaner of resources asks it whether the controller lives, or stays.
+            command += ["--include-dashboard", "true"]
             command += ["--temp-dir", str(self.folder)]
         else:
             command += ["--address", self.address, "--num-cpus", str(self.cpus), "--num-gpus", str(self.gpus)]
