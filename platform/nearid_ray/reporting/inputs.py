@@ -235,7 +235,10 @@ def read_curve(name: str, folder: Location) -> TrainingCurve:
     """
     place = folder.child(HISTORY)
     if not place.exists():
-        raise UsageError(f"{folder.uri} holds no {HISTORY}; give the folder of one head that training wrote")
+        raise UsageError(
+            f"{folder.uri} holds no {HISTORY}; give the folder of one head that training wrote, OUTPUT/heads/NAME, "
+            f"which holds {BEST} and last"
+        )
     table = pyarrow.csv.read_csv(io.BytesIO(place.read_bytes()))
     step = table["step"].to_pylist()
     columns = {

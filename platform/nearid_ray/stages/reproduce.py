@@ -18,7 +18,7 @@ from nearid_ray.reporting.tables.build import lay_out
 from nearid_ray.reporting.tables.measured import Measured, given_rows
 from nearid_ray.reporting.tables.model import Table
 from nearid_ray.reporting.tables.render import to_csv, to_latex, to_markdown
-from nearid_ray.reporting.tables.rows import TITLES
+from nearid_ray.reporting.tables.rows import DREAMBENCH, TITLES
 from nearid_ray.reporting.tables.verdicts import (
     Finding,
     closing_sentence,
@@ -297,7 +297,14 @@ def evaluate_suite(
 
 
 def given_measures(settings: Reproduce) -> Measured:
-    """What the given finished evaluations hold."""
+    """What the given finished evaluations hold.
+
+    Raises:
+        UsageError: one of `alignment` is no output of an align job.
+    """
+    for given in settings.alignment:
+        if all(one.benchmark != DREAMBENCH for one in read_measures(locate(given))):
+            raise UsageError(f"alignment: {given} holds no measures of DreamBench++; give the output of jobs/align.py")
     places = (*settings.evaluation, *settings.alignment)
     return Measured(one for place in places for one in read_measures(locate(place)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nearid_ray import job
 from nearid_ray.cluster import ray_session
-from nearid_ray.data.importers.photos import PhotosSettings
+from nearid_ray.data.importers.photos import PhotosImporter, PhotosSettings
 from nearid_ray.data.store import Location, locate
 from nearid_ray.errors import UsageError
 from nearid_ray.evaluation.control import is_control
@@ -162,6 +162,7 @@ def _plan(settings: Reproduce, output: Location) -> _Plan:
     heads = settings.suite_heads("nearid")
     if isinstance(settings, Photos):
         photos = PhotosSettings(root=settings.photos, categories=settings.categories)
+        PhotosImporter(photos).list_records()  # a missing or empty folder is told of before anything is trained
         made = photo_steps(photos, settings.backbone, output, settings.run, settings.tracking)
         if settings.heads or settings.backbone != TOYBOX_BACKBONE:
             steps, heads = [], {}
