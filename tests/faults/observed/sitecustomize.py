@@ -26,6 +26,12 @@ def note(folder: Path, **said: Any) -> None:
     os.close(file)
 
 
+def die_at(folder: Path, name: str) -> None:
+    """End this process where `name` is the deadly piece of work."""
+    if (deadly := folder / "deadly").exists() and deadly.read_text() == name:
+        os.kill(os.getpid(), 9)
+
+
 def observed(folder: Path, kind: str, call: Callable, describe: Callable[..., tuple[str, int]]) -> Callable:
     """`call`, with a line in the log before and after, and a pause between the line and the work."""
 
@@ -33,8 +39,8 @@ def observed(folder: Path, kind: str, call: Callable, describe: Callable[..., tu
     def observed_call(*args: Any, **kwargs: Any) -> Any:
         name, rows = describe(*args)
         note(folder, event="begun", kind=kind, name=name, rows=rows)
-        if (deadly := folder / "deadly").exists() and deadly.read_text() == name:
-            os.kill(os.getpid(), 9)
+        if kind == "step":
+            die_at(folder, name)
         pace = folder / "pace"
         time.sleep(float(pace.read_text()) if pace.exists() else 0.0)
         result = call(*args, **kwargs)
@@ -51,6 +57,14 @@ def observe_pipeline(module: Any, folder: Path) -> None:
     def of_packed(packed: Any, *_: Any) -> tuple[str, int]:
         return of_work(module._unpacked(packed)[0])
 
+    count = module.Begun.count
+
+    @functools.wraps(count)
+    def counted(self: Any, step: str, shard: str) -> None:
+        count(self, step, shard)  # what kills is in the work, after it is counted
+        die_at(folder, shard)
+
+    module.Begun.count = counted
     whole, compute = module._WholeShard, module._Compute
     whole.__call__ = observed(folder, "shard", whole.__call__, lambda self, work: of_work(work))
     compute.__call__ = observed(folder, "shard", compute.__call__, lambda self, packed: of_packed(packed))
