@@ -30,6 +30,7 @@ def web_server():
 
 
 def test_an_address_where_no_head_answers_is_refused_at_once(web_server, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # by a test before this one
     for address, told in [
         ("127.0.0.1:1", "no Ray cluster answers"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
