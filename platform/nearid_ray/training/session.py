@@ -15,16 +15,17 @@ _POLL_S = "0.2"
 
 
 class LeanTrainer(TorchTrainer):
-    """TorchTrainer whose workers hear SIGTERM, without the helpers that a session of one program has no use for.
+    """TorchTrainer whose workers hear SIGTERM, without the helpers that have nothing to do here.
 
-    Each of these costs a process of 2 to 3 s of start-up: one serves datasets (there are none here), one frees
-    resources when the controller dies (which ends a private session anyway; without a dashboard it only prints errors).
+    Each of these costs a process of 2 to 3 s of start-up: one serves datasets (there are none here), one frees the
+    workers' resources when the controller dies (Ray does so itself, for they belong to it; the helper stays on the
+    cluster when the driver is killed).
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         callbacks.append(HearSigterm())
-        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if session_is_private() else set())
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [callback for callback in callbacks if type(callback).__name__ not in unused]
 
 
