@@ -12,10 +12,11 @@ from nearid_ray.evaluation.calibration import Calibration, Reliability
 from nearid_ray.evaluation.measures import Measure
 from nearid_ray.reporting.figures.attention import AttentionPicture, attention_figure, overlay, share_on_object
 from nearid_ray.reporting.figures.ecdf import ecdf, ecdf_figure, kolmogorov_smirnov, means_by_oracle
+from nearid_ray.reporting.figures.figure import standalone
 from nearid_ray.reporting.figures.properties import Property, answer, property_figure
 from nearid_ray.reporting.figures.radar import gain_chart, radar_chart, radar_figure
 from nearid_ray.reporting.figures.reliability import reliability_figure, wilson
-from nearid_ray.reporting.figures.tradeoff import TradeoffPoint, pareto_front, tradeoff, tradeoff_figure
+from nearid_ray.reporting.figures.tradeoff import TradeoffPoint, pareto_front, tradeoff_figure
 from nearid_ray.reporting.figures.weights import WeightPoint, weight_curves, weight_figure, weights_of
 from tests.reporting.drawings import marks, points
 
@@ -51,7 +52,7 @@ def test_the_unbeaten_trials_are_those_of_a_slow_search():
 
 def test_trials_lie_where_their_measures_are_and_lost_ones_are_counted():
     trials = [TradeoffPoint(name=f"t{n}", x=x, y=y) for n, (x, y) in enumerate([(0.9, 0.1), (0.95, 0.4), (0.99, 0.2)])]
-    drawn = tradeoff([*trials, TradeoffPoint(name="lost", x=NAN, y=1)])
+    drawn = standalone(tradeoff_figure([*trials, TradeoffPoint(name="lost", x=NAN, y=1)]))
     dots = [marks(drawn, "circle", f"{t.name}:")[0] for t in trials]
     proportional([float(d["cx"]) for d in dots], [t.x for t in trials])
     proportional([float(d["cy"]) for d in dots], [t.y for t in trials])

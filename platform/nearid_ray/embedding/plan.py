@@ -33,17 +33,22 @@ _DISTRACTOR_COLUMNS = (
     "mask.path",
 )
 
+PICTURE_FIELDS = (
+    ("image_id", pa.string()),
+    ("role", pa.string()),
+    ("identity_id", pa.string()),
+    ("view_index", pa.int32()),
+    ("engine", pa.string()),
+    ("category", pa.string()),
+    ("split", pa.string()),
+    ("oracle", pa.float64()),
+)
+"""What names and describes a picture, in every work list of pictures."""
+
 WORK_SCHEMA = pa.schema(
     [
         ("row_id", pa.string()),
-        ("image_id", pa.string()),
-        ("role", pa.string()),
-        ("identity_id", pa.string()),
-        ("view_index", pa.int32()),
-        ("engine", pa.string()),
-        ("category", pa.string()),
-        ("split", pa.string()),
-        ("oracle", pa.float64()),
+        *PICTURE_FIELDS,
         ("masked", pa.bool_()),
         ("draw", pa.int32()),
         ("input_kind", pa.string()),

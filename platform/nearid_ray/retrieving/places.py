@@ -14,20 +14,14 @@ import pyarrow as pa
 
 from nearid_ray.data.light import check_complete, iterate
 from nearid_ray.data.store import Dataset, locate, read_rows
+from nearid_ray.embedding.plan import PICTURE_FIELDS
 from nearid_ray.errors import UsageError
 from nearid_ray.identifiers import content_hash
 from nearid_ray.scoring.pictures import read_encoded
 
 PLACE_SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("role", pa.string()),
-        ("identity_id", pa.string()),
-        ("view_index", pa.int32()),
-        ("engine", pa.string()),
-        ("category", pa.string()),
-        ("split", pa.string()),
-        ("oracle", pa.float64()),
+        *PICTURE_FIELDS,
         ("input_kind", pa.string()),
         ("input_uri", pa.string()),
         ("input_shard", pa.string()),

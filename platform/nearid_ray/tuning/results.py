@@ -9,7 +9,8 @@ from typing import Any
 
 from nearid_ray.data.store import Location
 from nearid_ray.evaluation.measures import MTG, NEARID, Measure, find, headline, read_measures
-from nearid_ray.reporting.figures.tradeoff import TradeoffPoint, tradeoff
+from nearid_ray.reporting.figures.figure import standalone
+from nearid_ray.reporting.figures.tradeoff import TradeoffPoint, tradeoff_figure
 from nearid_ray.tuning.records import Record, best_of
 from nearid_ray.tuning.space import value_text
 
@@ -94,12 +95,13 @@ def picture(rows: Sequence[Row], split: str = "") -> str:
             x_y = (math.nan, math.nan) if up else (_number(record.val_ssr), _number(record.val_pa))
             points.append(TradeoffPoint(name=record.name, x=x_y[0], y=x_y[1], chosen=chosen))
     where = f"split {split}" if up else "validation split"
-    return tradeoff(
+    figure = tradeoff_figure(
         points,
         x_axis=f"SSR, %, {where}",
         y_axis={"m_o": "M-O", "ordering": "ordering rate, %"}.get(up, "PA, %, validation split"),
         y_percent=up != "m_o",
     )
+    return standalone(figure)
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:

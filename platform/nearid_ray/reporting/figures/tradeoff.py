@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nearid_ray.reporting.figures.figure import Figure, Key, Panel, standalone
+from nearid_ray.reporting.figures.figure import Figure, Key, Panel
 from nearid_ray.reporting.markup import Markup
 from nearid_ray.reporting.svg import (
     COLOURS,
@@ -44,23 +44,6 @@ class TradeoffPoint:
     """Named first and drawn with a ring, e.g. the best trial or the default."""
     published: bool = False
     """Somebody else's number: drawn hollow and grey."""
-
-
-def tradeoff(
-    points: Sequence[TradeoffPoint],
-    *,
-    x_axis: str = "SSR, %",
-    y_axis: str = "M-O",
-    x_percent: bool = True,
-    y_percent: bool = False,
-    title: str = "What the trials gain and what they pay",
-    caption: str = "",
-) -> str:
-    """The picture as an SVG file of its own, see `tradeoff_figure`."""
-    figure = tradeoff_figure(
-        points, x_axis=x_axis, y_axis=y_axis, x_percent=x_percent, y_percent=y_percent, title=title, caption=caption
-    )
-    return standalone(figure)
 
 
 def tradeoff_figure(
